@@ -1,0 +1,251 @@
+//! Looking at what is due without touching it: the idle tick's one statement, a type's due levels,
+//! and the next candidates in firing order. Every query here is served by one of the two indexes.
+
+use super::lease::{LEASE_COLUMNS, LeaseRow, read_lease};
+use super::{EVENT_COLUMNS, Store, read_event};
+use crate::clock::UnixSeconds;
+use crate::db::{DbResult, Row, query_all, query_one};
+use crate::event::{Event, EventId, PRIORITIES};
+
+/// What one statement tells an idle tick.
+#[derive(Debug, Clone)]
+pub struct Peek {
+    /// The lease.
+    pub lease: LeaseRow,
+    /// Whether any row is running.
+    pub running: bool,
+    /// The earliest due instant of all ready rows.
+    pub next_due: Option<UnixSeconds>,
+}
+
+/// Where in a type's order the next wave begins: behind this event of this priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// Index into [`PRIORITIES`].
+    pub level: usize,
+    /// The last event looked at.
+    pub after: Option<(UnixSeconds, EventId)>,
+}
+
+impl Cursor {
+    /// The beginning.
+    pub const START: Cursor = Cursor {
+        level: 0,
+        after: None,
+    };
+}
+
+/// An event as the turn sees it before it claims: no payload yet, only its size.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The event, its payload empty.
+    pub event: Event,
+    /// Bytes of payload.
+    pub payload_bytes: usize,
+}
+
+impl Store {
+    /// Lease, running rows and the next due instant, in one statement.
+    pub fn peek(&mut self) -> DbResult<Option<Peek>> {
+        let sql = format!(
+            "SELECT {LEASE_COLUMNS}, \
+             (SELECT id FROM /*_*/scheduled_events{0} WHERE status = 'running' \
+              ORDER BY due_at, id LIMIT 1), \
+             (SELECT due_at FROM /*_*/scheduled_events{0} WHERE status = 'ready' \
+              ORDER BY due_at, id LIMIT 1) \
+             FROM /*_*/event_lease l WHERE l.name = 'run'",
+            self.due_index(),
+        );
+        let sql = self.sql(&sql);
+        query_one(&mut *self.db, &sql, &[], |row| Peek {
+            lease: read_lease(row),
+            running: row.opt_int(10).is_some(),
+            next_due: row.opt_int(11).map(UnixSeconds),
+        })
+    }
+
+    /// For each priority of `type_name`, the earliest due instant up to `cutoff`: one index probe a
+    /// level, one round trip (RULINGS 16).
+    pub fn due_levels(
+        &mut self,
+        type_name: &str,
+        cutoff: UnixSeconds,
+    ) -> DbResult<[Option<UnixSeconds>; PRIORITIES.len()]> {
+        let hint = self.turn_index();
+        let probes: Vec<String> = PRIORITIES
+            .iter()
+            .map(|priority| {
+                format!(
+                    "(SELECT due_at FROM /*_*/scheduled_events{hint} WHERE status = 'ready' \
+                     AND type = ? AND priority = {priority} AND due_at >= 0 AND due_at <= ? \
+                     ORDER BY due_at, id LIMIT 1)"
+                )
+            })
+            .collect();
+        let sql = format!("SELECT {}", probes.join(", "));
+        let sql = self.sql(&sql);
+        let params: Vec<_> = PRIORITIES
+            .iter()
+            .flat_map(|_| [type_name.into(), cutoff.into()])
+            .collect();
+        let read = |row: &dyn Row| std::array::from_fn(|i| row.opt_int(i).map(UnixSeconds));
+        Ok(query_one(&mut *self.db, &sql, &params, read)?.unwrap_or_default())
+    }
+
+    /// Up to `limit` ready events of `type_name` due by `cutoff`, in firing order behind `cursor`,
+    /// which moves on. Fewer than `limit`: the type has no more.
+    pub fn candidates(
+        &mut self,
+        type_name: &str,
+        cutoff: UnixSeconds,
+        cursor: &mut Cursor,
+        limit: usize,
+    ) -> DbResult<Vec<Candidate>> {
+        let mut found = Vec::new();
+        while found.len() < limit && cursor.level < PRIORITIES.len() {
+            let before = found.len();
+            self.level_candidates(type_name, cutoff, *cursor, limit - before, &mut found)?;
+            match found.last() {
+                Some(last) if found.len() == limit => {
+                    cursor.after = Some((last.event.due_at, last.event.id));
+                }
+                _ => {
+                    *cursor = Cursor {
+                        level: cursor.level + 1,
+                        after: None,
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// One level: first the rest of the instant the cursor stands in, then later instants. Two
+    /// exact ranges, so that a million events due at the same second cost no more than others.
+    fn level_candidates(
+        &mut self,
+        type_name: &str,
+        cutoff: UnixSeconds,
+        cursor: Cursor,
+        limit: usize,
+        found: &mut Vec<Candidate>,
+    ) -> DbResult<()> {
+        let Some((due, id)) = cursor.after else {
+            return self.range(type_name, cursor.level, "due_at >= 0", cutoff, limit, found);
+        };
+        let start = found.len();
+        let same = format!("due_at = {due} AND id > {id}");
+        self.range(type_name, cursor.level, &same, cutoff, limit, found)?;
+        let rest = limit - (found.len() - start);
+        if rest == 0 {
+            return Ok(());
+        }
+        let later = format!("due_at > {due}");
+        self.range(type_name, cursor.level, &later, cutoff, rest, found)
+    }
+
+    fn range(
+        &mut self,
+        type_name: &str,
+        level: usize,
+        range: &str,
+        cutoff: UnixSeconds,
+        limit: usize,
+        found: &mut Vec<Candidate>,
+    ) -> DbResult<()> {
+        let sql = format!(
+            "SELECT {}, {} FROM /*_*/scheduled_events{} WHERE status = 'ready' AND type = ? \
+             AND priority = {} AND {range} AND due_at <= {cutoff} ORDER BY due_at, id LIMIT {limit}",
+            EVENT_COLUMNS.replace("payload", "NULL"),
+            self.dialect().byte_length("payload"),
+            self.turn_index(),
+            PRIORITIES[level],
+        );
+        let sql = self.sql(&sql);
+        self.db.query(&sql, &[type_name.into()], &mut |row| {
+            found.push(Candidate {
+                event: read_event(row),
+                payload_bytes: usize::try_from(row.int(11)).unwrap_or(0),
+            });
+            true
+        })
+    }
+
+    /// Types with ready rows that are not in `known`, by one index probe a type.
+    pub fn unhandled_types(&mut self, known: &dyn Fn(&str) -> bool) -> DbResult<Vec<String>> {
+        let types = self.ready_types()?;
+        Ok(types.into_iter().filter(|name| !known(name)).collect())
+    }
+
+    /// All types with ready rows, by one index probe a type.
+    pub fn ready_types(&mut self) -> DbResult<Vec<String>> {
+        let sql = format!(
+            "SELECT type FROM /*_*/scheduled_events{} WHERE status = 'ready' AND type > ? \
+             ORDER BY type LIMIT 1",
+            self.turn_index()
+        );
+        let sql = self.sql(&sql);
+        let mut types: Vec<String> = Vec::new();
+        let mut last = Vec::new();
+        loop {
+            let next = query_one(&mut *self.db, &sql, &[last.as_slice().into()], |row| {
+                row.opt_bytes(0).unwrap_or_default()
+            })?;
+            let Some(next) = next else { return Ok(types) };
+            types.push(String::from_utf8_lossy(&next).into_owned());
+            last = next;
+        }
+    }
+
+    /// How many ready rows are due by `cutoff`.
+    pub fn count_due(&mut self, cutoff: UnixSeconds) -> DbResult<i64> {
+        let sql = format!(
+            "SELECT COUNT(*) FROM /*_*/scheduled_events{} \
+             WHERE status = 'ready' AND due_at >= 0 AND due_at <= {cutoff}",
+            self.due_index(),
+        );
+        self.number(&sql)
+    }
+
+    /// What the tables remember of each type.
+    pub fn type_states(&mut self) -> DbResult<Vec<TypeState>> {
+        let sql = "SELECT type, failures, open_until, paused_until, tokens_milli, tokens_at \
+                   FROM /*_*/event_types";
+        let sql = self.sql(sql);
+        query_all(&mut *self.db, &sql, &[], |row| TypeState {
+            type_name: row.text(0),
+            failures: u32::try_from(row.int(1)).unwrap_or(0),
+            open_until: row.opt_int(2).map(UnixSeconds),
+            paused_until: row.opt_int(3).map(UnixSeconds),
+            tokens_milli: row.opt_int(4),
+            tokens_at: row.opt_int(5).map(UnixSeconds),
+        })
+    }
+
+    /// The index of a turn, named where a planner could be tempted away from it.
+    pub(super) fn turn_index(&self) -> &'static str {
+        self.hint(" FORCE INDEX (/*_*/scheduled_events_turn)")
+    }
+
+    /// The index over all types, in due order.
+    pub(super) fn due_index(&self) -> &'static str {
+        self.hint(" FORCE INDEX (/*_*/scheduled_events_due)")
+    }
+}
+
+/// One row of `event_types`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TypeState {
+    /// `type`.
+    pub type_name: String,
+    /// Failures in a row.
+    pub failures: u32,
+    /// The breaker lets nothing through before this instant.
+    pub open_until: Option<UnixSeconds>,
+    /// Paused by hand until this instant.
+    pub paused_until: Option<UnixSeconds>,
+    /// What is left of the rate, in thousandths of an attempt.
+    pub tokens_milli: Option<i64>,
+    /// When that was.
+    pub tokens_at: Option<UnixSeconds>,
+}
