@@ -1,0 +1,163 @@
+//! One process an event.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use super::ending::{self, Stopped};
+use super::launch::Launcher;
+use crate::clock::monotonic;
+use crate::config::TypeConfig;
+use crate::event::{Event, EventId};
+use crate::handler::{Finished, Handler};
+use crate::spawn::{ChildId, CommandSpec, Output, Reactor};
+
+/// `mode = "each"`.
+#[derive(Debug)]
+pub(super) struct Each {
+    launcher: Launcher,
+    timeout: Duration,
+    grace: Duration,
+    concurrency: usize,
+    running: Vec<Attempt>,
+    not_started: Vec<Finished>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    id: EventId,
+    child: ChildId,
+    started: Instant,
+    deadline: Option<Instant>,
+    stopped: Option<Stopped>,
+}
+
+impl Each {
+    pub(super) fn new(type_config: &TypeConfig, launcher: Launcher) -> Self {
+        Self {
+            launcher,
+            timeout: type_config.timeout,
+            grace: type_config.grace,
+            concurrency: type_config.concurrency,
+            running: Vec::new(),
+            not_started: Vec::new(),
+        }
+    }
+
+    fn start_one(&mut self, mut event: Event, reactor: &mut Reactor) {
+        let started = monotonic();
+        let payload = std::mem::take(&mut event.payload);
+        let describe = |spec: &mut CommandSpec| describe(&event, spec);
+        match self
+            .launcher
+            .launch(reactor, payload, Output::Null, describe)
+        {
+            Ok(child) => {
+                let deadline = started.checked_add(self.timeout);
+                self.running.push(Attempt {
+                    id: event.id,
+                    child,
+                    started,
+                    deadline,
+                    stopped: None,
+                });
+            }
+            Err(verdict) => {
+                let took = monotonic() - started;
+                self.not_started.push(Finished {
+                    id: event.id,
+                    started,
+                    took,
+                    verdict,
+                });
+            }
+        }
+    }
+}
+
+impl Handler for Each {
+    fn room(&self) -> usize {
+        self.concurrency.saturating_sub(self.running.len())
+    }
+
+    fn start(&mut self, events: Vec<Event>, reactor: &mut Reactor) {
+        for event in events {
+            self.start_one(event, reactor);
+        }
+    }
+
+    fn collect(&mut self, reactor: &mut Reactor, ended: &mut Vec<Finished>) {
+        ended.append(&mut self.not_started);
+        let now = monotonic();
+        self.running.retain_mut(|attempt| {
+            if let Some(exit) = reactor.take_exit(attempt.child) {
+                ended.push(Finished {
+                    id: attempt.id,
+                    started: attempt.started,
+                    took: exit.ended - attempt.started,
+                    verdict: ending::verdict(&exit, attempt.stopped),
+                });
+                return false;
+            }
+            let is_late = attempt.deadline.is_some_and(|deadline| now >= deadline);
+            if is_late && attempt.stopped.is_none() {
+                attempt.stopped = Some(Stopped::TimedOut(self.timeout));
+                reactor.stop(attempt.child, self.grace);
+            }
+            true
+        });
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if let Some(finished) = self.not_started.first() {
+            return Some(finished.started);
+        }
+        // Once stopped, the reactor itself sees to the end.
+        let live = self
+            .running
+            .iter()
+            .filter(|attempt| attempt.stopped.is_none());
+        live.filter_map(|attempt| attempt.deadline).min()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.running.len() + self.not_started.len()
+    }
+
+    fn interrupt(&mut self, reactor: &mut Reactor) {
+        for attempt in self
+            .running
+            .iter_mut()
+            .filter(|attempt| attempt.stopped.is_none())
+        {
+            attempt.stopped = Some(Stopped::Interrupted);
+            reactor.stop(attempt.child, self.grace);
+        }
+    }
+}
+
+/// What a handler is told beside the payload. The names are `PUNCTUAL_EVENT_…`; the short forms
+/// without `EVENT_` are kept for scripts that read DESIGN §4 and §6 that way.
+fn describe(event: &Event, spec: &mut CommandSpec) -> io::Result<()> {
+    let due = event.first_due().to_string();
+    let attempt = event.attempt_number().to_string();
+    spec.set_env("PUNCTUAL_EVENT_ID", event.id.to_string())?;
+    for (name, short, value) in [
+        ("PUNCTUAL_EVENT_TYPE", "PUNCTUAL_TYPE", &event.type_name),
+        ("PUNCTUAL_EVENT_DUE_AT", "PUNCTUAL_DUE_AT", &due),
+        ("PUNCTUAL_EVENT_ATTEMPT", "PUNCTUAL_ATTEMPT", &attempt),
+    ] {
+        spec.set_env(name, value)?;
+        spec.set_env(short, value)?;
+    }
+    for name in ["PUNCTUAL_EVENT_KEY", "PUNCTUAL_KEY"] {
+        match &event.key {
+            Some(key) => spec.set_env(name, OsStr::from_bytes(key)).map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidInput, "its key holds a NUL byte")
+            })?,
+            None => spec.unset_env(name),
+        }
+    }
+    Ok(())
+}
