@@ -80,6 +80,7 @@ pub mod lease;
 pub mod lock;
 pub mod nearest;
 pub mod retry;
+pub mod runner;
 pub mod spawn;
 pub mod store;
 pub mod watchdog;

@@ -1,0 +1,484 @@
+//! One run, readable top to bottom as DESIGN §5: file lock, connection, advisory lock, peek,
+//! lease, recovery, waves until drained or the budget is used, and a clean end. `kill -9` at any
+//! instant needs no clean-up step: the next run's first steps are the recovery.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::clock::{Clock, UnixSeconds, monotonic};
+use crate::config::{Config, Database, TypeConfig};
+use crate::db::{Access, AdvisoryLock, Db, DbError, DbResult};
+use crate::error::Failure;
+use crate::event::EventId;
+use crate::fair::Turns;
+use crate::lease::{Applicant, Lease};
+use crate::lock::{self, Asked, FileLock};
+use crate::spawn::Reactor;
+use crate::store::peek::TypeState;
+use crate::store::runs::{Counts, Progress};
+use crate::store::settle::{Ack, Fate};
+use crate::store::{Install, Stopped, Store};
+
+mod acks;
+mod attempts;
+mod effects;
+mod ending;
+mod idle;
+pub mod judge;
+mod lane;
+pub mod plan;
+mod recovery;
+mod signals;
+mod waves;
+
+use idle::{idle, may_fire, nothing_waits};
+use lane::Lane;
+use signals::Signals;
+
+/// Added to what a claim may need at the longest (RULINGS 26).
+const CLAIM_MARGIN: Duration = Duration::from_mins(1);
+
+/// Opens a connection.
+pub type Connect<'c> = dyn Fn(&Database, Access, Clock) -> DbResult<Box<dyn Db>> + 'c;
+
+/// What a run takes from outside: the seams through which tests move time, fail the database and
+/// name the watchdog's program.
+#[derive(Clone, Copy)]
+pub struct World<'w> {
+    /// The host's wall clock.
+    pub clock: Clock,
+    /// Opens a connection.
+    pub connect: &'w Connect<'w>,
+    /// The program that watches over children.
+    pub watchdog: &'w Path,
+}
+
+impl World<'static> {
+    /// The real one.
+    pub fn real() -> Self {
+        // The very program that runs, even when its file has been replaced meanwhile.
+        Self {
+            clock: Clock::system(),
+            connect: &crate::db::connect,
+            watchdog: Path::new("/proc/self/exe"),
+        }
+    }
+}
+
+impl World<'_> {
+    fn store(&self, config: &Config) -> anyhow::Result<Store> {
+        let database = config.database.as_ref().ok_or_else(Failure::no_database)?;
+        let db = (self.connect)(database, Access::Write, self.clock)?;
+        Ok(Store::new(db, &config.table_prefix))
+    }
+}
+
+/// What the command line asks of one run.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Start nothing once the run has lasted this long.
+    pub max_time: Option<Duration>,
+    /// Start at most this many attempts.
+    pub max_events: Option<u64>,
+    /// The most events of one turn.
+    pub batch_size: usize,
+    /// Only these types; empty: all.
+    pub types: Vec<String>,
+    /// An earlier cutoff.
+    pub due_before: Option<UnixSeconds>,
+    /// Use a SQLite database on a network file system.
+    pub allow_network_fs: bool,
+}
+
+impl Options {
+    /// What the configuration says.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            max_time: config.run.max_time,
+            max_events: config.run.max_events,
+            batch_size: config.run.batch_size,
+            types: Vec::new(),
+            due_before: None,
+            allow_network_fs: config.run.allow_network_fs,
+        }
+    }
+
+    fn wants(&self, type_name: &str) -> bool {
+        self.types.is_empty() || self.types.iter().any(|wanted| wanted == type_name)
+    }
+}
+
+/// Why a run ended: `event_runs.stop` and `run --json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// There was nothing to do.
+    Idle,
+    /// Nothing that it may fire is left.
+    Drained,
+    /// The number of events is used up.
+    MaxEvents,
+    /// The time is used up.
+    MaxTime,
+    /// TERM, INT or HUP: the signal's number.
+    Signal(i32),
+    /// Another run is at work.
+    Locked,
+    /// Another run took over.
+    Fenced,
+    /// The connection to the database was lost.
+    DatabaseLost,
+}
+
+impl Stop {
+    /// The word in the tables and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stop::Idle => "idle",
+            Stop::Drained => "drained",
+            Stop::MaxEvents => "max_events",
+            Stop::MaxTime => "max_time",
+            Stop::Signal(_) => "signal",
+            Stop::Locked => "locked",
+            Stop::Fenced => "fenced",
+            Stop::DatabaseLost => "database_lost",
+        }
+    }
+}
+
+/// What a run came to: the object of `run --json`.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// `None` for a run that had nothing to do or stepped aside.
+    pub run_id: Option<i64>,
+    /// As above.
+    pub epoch: Option<i64>,
+    /// By the clock that decides what is due.
+    pub started_at: UnixSeconds,
+    /// How far it looked.
+    pub cutoff: UnixSeconds,
+    /// By the same clock.
+    pub finished_at: UnixSeconds,
+    /// Why it ended.
+    pub stop: Stop,
+    /// What it did.
+    pub counts: Counts,
+    /// Batches.
+    pub waves: i64,
+    /// Due and left; `None` where it could not be counted.
+    pub remaining_due: Option<i64>,
+    /// What it did, per type.
+    pub types: BTreeMap<String, Counts>,
+    /// Events that went dead or unknown, for a line on stderr: the first of each type.
+    pub failures: Vec<String>,
+    /// Types that were left alone because what is configured for them does not work.
+    pub misconfigured: Vec<String>,
+    /// What the database said when it was lost, or refused to go on.
+    pub trouble: Option<DbError>,
+}
+
+/// Why a run starts nothing more, other than by its budget.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The lease is somebody else's.
+    Fenced,
+    /// The database failed.
+    Db(DbError),
+}
+
+impl From<DbError> for Trouble {
+    fn from(error: DbError) -> Self {
+        Trouble::Db(error)
+    }
+}
+
+impl From<Stopped> for Trouble {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Db(error) => Trouble::Db(error),
+            Stopped::Fenced | Stopped::Changed => Trouble::Fenced,
+        }
+    }
+}
+
+/// Told after each wave and group of acks how far the run has come, for a progress bar.
+pub type Watch<'w> = dyn FnMut(&Counts) + 'w;
+
+/// Fires what is due.
+///
+/// # Errors
+/// Whatever keeps the run from starting, each with its exit code; once it holds the lease it ends
+/// in order and says in the report what went wrong.
+pub fn run(
+    config: &Config,
+    options: &Options,
+    world: World<'_>,
+    watch: &mut Watch<'_>,
+) -> anyhow::Result<Report> {
+    let begun = monotonic();
+    let clock = world.clock;
+    let signals = Signals::listen()?;
+    let lock_path = lock::lock_path(config)?;
+    let may_lack_locks = options.allow_network_fs || !config.is_sqlite();
+    let lock = match FileLock::ask(&lock_path, clock.now(), may_lack_locks)? {
+        Asked::Held(lock) => lock,
+        Asked::Busy => {
+            log::info!("{} is held by another run", lock_path.display());
+            lock::count_aside(&lock_path)?;
+            return Ok(Report::without_work(Stop::Locked, clock.now(), clock.now()));
+        }
+    };
+    let mut store = world.store(config)?;
+    let install = store.install()?;
+    let host = lock::host_name();
+    let advisory = store.advisory_lock(&install)?;
+    let now = store.now()?;
+    let cutoff = options.due_before.map_or(now, |wanted| wanted.min(now));
+    if advisory == AdvisoryLock::Busy {
+        store.count_aside(&host, now)?;
+        return Ok(Report::without_work(Stop::Locked, now, cutoff));
+    }
+    if advisory == AdvisoryLock::Unsupported && !config.is_sqlite() {
+        log::warn!("this server keeps no advisory locks; the lease alone keeps runs apart");
+    }
+    let peek = store
+        .peek()?
+        .context("event_lease has no row named `run`; run `punctual init`")?;
+    let at_rest = nothing_waits(&peek, now);
+    if at_rest && peek.next_due.is_none_or(|due| due > cutoff) {
+        return idle(&mut store, &peek, now, cutoff);
+    }
+    let states = store.type_states()?;
+    if at_rest && !may_fire(&mut store, config, options, &states, now, cutoff)? {
+        return idle(&mut store, &peek, now, cutoff);
+    }
+    let deadline_at = options.max_time.map(|time| now.after(time));
+    let applicant = Applicant {
+        host: &host,
+        lock: lock.identity(),
+        ttl: config.run.lease_ttl,
+        now,
+        cutoff,
+        deadline_at,
+    };
+    let taken = Lease::take(&mut store, &peek.lease, applicant).map_err(Stopped::into_error)?;
+    let Some((lease, run_id)) = taken else {
+        store.count_aside(&host, now)?;
+        return Ok(Report::without_work(Stop::Locked, now, cutoff));
+    };
+    log::info!(
+        "run {run_id} has the lease, epoch {}, cutoff {cutoff}",
+        lease.epoch
+    );
+    let reactor = Reactor::new(lock.try_clone()?, world.watchdog)?;
+    Signals::wake(&reactor)?;
+    let runner = Runner {
+        config,
+        options,
+        world,
+        store,
+        lock,
+        lease,
+        run_id,
+        install,
+        host,
+        started_at: now,
+        cutoff,
+        anchor: (begun, now),
+        deadline: options.max_time.map(|time| begun + time),
+        signals,
+        reactor,
+        lanes: Vec::new(),
+        turns: Turns::new(&[], options.batch_size),
+        progress: Progress::default(),
+        counts: BTreeMap::new(),
+        pending: Vec::new(),
+        pending_since: None,
+        unsure: false,
+        unsure_effects: None,
+        broke_in_wave: false,
+        stop: None,
+        trouble: None,
+        failures: Vec::new(),
+        misconfigured: Vec::new(),
+        prune_at: peek.lease.prune_at,
+        watch,
+    };
+    Ok(runner.work(&lock_path, &states))
+}
+
+/// A run that holds the lease.
+pub(crate) struct Runner<'r> {
+    config: &'r Config,
+    options: &'r Options,
+    world: World<'r>,
+    store: Store,
+    lock: FileLock,
+    lease: Lease,
+    run_id: i64,
+    install: Install,
+    host: String,
+    started_at: UnixSeconds,
+    cutoff: UnixSeconds,
+    /// A monotonic instant and the database's clock at it.
+    anchor: (Instant, UnixSeconds),
+    deadline: Option<Instant>,
+    signals: Signals,
+    reactor: Reactor,
+    lanes: Vec<Lane>,
+    turns: Turns,
+    progress: Progress,
+    counts: BTreeMap<String, Counts>,
+    pending: Vec<Ack>,
+    pending_since: Option<Instant>,
+    /// A COMMIT of `pending` may have succeeded without an answer.
+    unsure: bool,
+    /// The wave of effects in hand: should its COMMIT get no answer.
+    unsure_effects: Option<(String, Vec<EventId>)>,
+    /// The connection was lost within a wave of effects, which did not come to its commit.
+    broke_in_wave: bool,
+    stop: Option<Stop>,
+    trouble: Option<DbError>,
+    failures: Vec<(String, EventId, String)>,
+    misconfigured: Vec<String>,
+    prune_at: UnixSeconds,
+    watch: &'r mut Watch<'r>,
+}
+
+impl Runner<'_> {
+    fn work(mut self, lock_path: &Path, states: &[TypeState]) -> Report {
+        let drained = self.note_asides(lock_path).and_then(|()| {
+            self.store.keep_ids_from_coming_back()?;
+            let suspects = self.recover()?;
+            self.open_lanes(states, &suspects)?;
+            self.drain()
+        });
+        if let Err(trouble) = drained {
+            self.note_trouble(trouble);
+        }
+        self.end()
+    }
+
+    /// Adds up the ticks that were counted beside the lock file since the last run that had work.
+    fn note_asides(&mut self, lock_path: &Path) -> Result<(), Trouble> {
+        let ticks = lock::counted_aside(lock_path);
+        let lock_id = self.lock.identity().as_str().to_owned();
+        self.store
+            .record_asides(&self.host, &lock_id, ticks, self.started_at)?;
+        Ok(())
+    }
+
+    /// The database's clock, read anew: once a wave (DESIGN §9).
+    fn read_clock(&mut self) -> Result<UnixSeconds, Trouble> {
+        let at = monotonic();
+        let now = self.store.now()?;
+        self.anchor = (at, now);
+        Ok(now)
+    }
+
+    /// The database's clock at `instant`, reckoned from the last reading; needs no database.
+    fn time_at(&self, instant: Instant) -> UnixSeconds {
+        let (at, now) = self.anchor;
+        match instant.checked_duration_since(at) {
+            Some(later) => UnixSeconds(now.0 + i64::try_from(later.as_secs()).unwrap_or(0)),
+            None => now.before(at.duration_since(instant)),
+        }
+    }
+
+    fn counts_of(&mut self, type_name: &str) -> &mut Counts {
+        // Called for each event: the name is copied for the first of its type only.
+        if !self.counts.contains_key(type_name) {
+            self.counts.insert(type_name.to_owned(), Counts::default());
+        }
+        self.counts
+            .get_mut(type_name)
+            .expect("inserted above if it was missing")
+    }
+
+    fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        for counts in self.counts.values() {
+            total += *counts;
+        }
+        total
+    }
+
+    /// Tells the progress bar.
+    fn tell(&mut self) {
+        let total = self.total();
+        (self.watch)(&total);
+    }
+
+    /// Remembers the first event of each type that went dead or unknown, for a line on stderr.
+    fn note_failure(&mut self, ack: &Ack) {
+        use crate::event::Outcome::{Dead, Unknown};
+        let Fate::Finish {
+            outcome: outcome @ (Dead | Unknown),
+            error,
+            ..
+        } = &ack.fate
+        else {
+            return;
+        };
+        if self
+            .failures
+            .iter()
+            .any(|(type_name, _, _)| *type_name == ack.type_name)
+        {
+            return;
+        }
+        let error = error.as_deref().unwrap_or("no reason given");
+        let line: String = error.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.failures
+            .push((ack.type_name.clone(), ack.id, format!("{outcome}: {line}")));
+    }
+
+    fn note_trouble(&mut self, trouble: Trouble) {
+        match trouble {
+            Trouble::Fenced => {
+                log::warn!("fenced: another run has taken over the lease");
+                self.stop = Some(Stop::Fenced);
+            }
+            Trouble::Db(error) => {
+                log::warn!("the database failed: {error}");
+                if error.ends_the_session() {
+                    self.stop = Some(Stop::DatabaseLost);
+                }
+                self.trouble = Some(error);
+            }
+        }
+    }
+
+    /// Until when a claim made at `now` is to be believed by others (RULINGS 26).
+    fn claim_until(&self, config: &TypeConfig, now: UnixSeconds) -> UnixSeconds {
+        let rest = self.deadline.map_or(self.config.run.lease_ttl, |deadline| {
+            deadline.saturating_duration_since(monotonic())
+        });
+        now.after(rest + config.timeout + config.grace + self.config.run.grace + CLAIM_MARGIN)
+    }
+}
+
+impl Report {
+    fn without_work(stop: Stop, now: UnixSeconds, cutoff: UnixSeconds) -> Self {
+        Self {
+            run_id: None,
+            epoch: None,
+            started_at: now,
+            cutoff,
+            finished_at: now,
+            stop,
+            counts: Counts::default(),
+            waves: 0,
+            remaining_due: None,
+            types: BTreeMap::new(),
+            failures: Vec::new(),
+            misconfigured: Vec::new(),
+            trouble: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! Acks: what ended is recorded in groups, counted, and the run's row and the breakers kept current.
+
+use std::collections::VecDeque;
+
+use chrono_tz::Tz;
+
+use super::{Runner, Trouble};
+use crate::clock::monotonic;
+use crate::event::{Event, EventId, Outcome};
+use crate::fair::Through;
+use crate::store::runs::{Counts, LogEntry, Wave};
+use crate::store::settle::{Ack, Fate, Owner, Tally, Writer};
+use crate::when::format_time;
+
+impl Runner<'_> {
+    /// Writes the acks that wait, in one transaction guarded by each row's own epoch.
+    pub(super) fn flush(&mut self) -> Result<(), Trouble> {
+        self.pending_since = None;
+        if self.pending.is_empty() {
+            return self.note_breakers();
+        }
+        let now = self.time_at(monotonic());
+        let acks = std::mem::take(&mut self.pending);
+        let mut progress = self.progress.clone();
+        progress.counts = self.total_with(&acks);
+        progress.positions = self.positions();
+        progress.wave = self.wave_in_hand();
+        let writer = Writer {
+            run_id: Some(self.run_id),
+            now,
+            progress: Some(&progress),
+            gate: None,
+            unsure: self.unsure,
+        };
+        let settled = self
+            .store
+            .settle(Owner::Claim(self.lease.epoch), writer, &acks);
+        let surprises = match settled {
+            Ok(surprises) => surprises,
+            Err(stopped) => {
+                self.pending = acks; // the end of the run tries again on a new connection
+                self.unsure = true;
+                return Err(stopped.into());
+            }
+        };
+        for ack in &acks {
+            if surprises.withdrawn.contains(&ack.id) {
+                self.counts_of(&ack.type_name).withdrawn += 1;
+            } else if surprises.fenced.contains(&ack.id) {
+                self.log(
+                    Some(ack.id),
+                    &ack.type_name,
+                    "fenced",
+                    "another run has this event",
+                )?;
+            } else {
+                self.count(ack, surprises.superseded.contains(&ack.id));
+            }
+        }
+        self.tell();
+        self.note_breakers()
+    }
+
+    /// Counts what was recorded of one event.
+    pub(super) fn count(&mut self, ack: &Ack, superseded: bool) {
+        tally(self.counts_of(&ack.type_name), ack, superseded);
+        if !superseded {
+            self.note_failure(ack);
+        }
+    }
+
+    /// What the counts will be once `acks` are written: they go into the same transaction.
+    fn total_with(&self, acks: &[Ack]) -> Counts {
+        let mut total = self.total();
+        for ack in acks {
+            tally(&mut total, ack, false);
+        }
+        total
+    }
+
+    /// Writes breakers that changed, and says which opened.
+    pub(super) fn note_breakers(&mut self) -> Result<(), Trouble> {
+        for at in 0..self.lanes.len() {
+            let lane = &mut self.lanes[at];
+            if !lane.breaker.take_changed() {
+                continue;
+            }
+            let (failures, open_until) = lane.breaker.state();
+            let name = lane.name().to_owned();
+            let opened = lane.breaker.take_opened();
+            self.store.write_breaker(&name, failures, open_until)?;
+            if opened && let Some(until) = open_until {
+                let until = format_time(until, Tz::UTC);
+                let detail = format!("{failures} failures in a row; left alone until {until}");
+                self.log(None, &name, "breaker opened", &detail)?;
+            }
+            self.release_if_broken(at)?;
+        }
+        Ok(())
+    }
+
+    /// What an open breaker will not let start any more is given back.
+    fn release_if_broken(&mut self, at: usize) -> Result<(), Trouble> {
+        let now = self.time_at(monotonic());
+        if self.lanes[at].breaker.lets(now) != Through::Nothing {
+            return Ok(());
+        }
+        let queue = std::mem::take(&mut self.lanes[at].queue);
+        self.release(&queue)
+    }
+
+    /// Gives claimed events back unstarted, uncounted (RULINGS 30).
+    pub(super) fn release(&mut self, queue: &VecDeque<Event>) -> Result<(), Trouble> {
+        if queue.is_empty() {
+            return Ok(());
+        }
+        let now = self.time_at(monotonic());
+        let acks: Vec<Ack> = queue
+            .iter()
+            .map(|event| Ack::unstarted(event, Fate::Release))
+            .collect();
+        let writer = Writer::plain(Some(self.run_id), now);
+        let surprises = self
+            .store
+            .settle(Owner::Claim(self.lease.epoch), writer, &acks)?;
+        for ack in &acks {
+            if surprises.withdrawn.contains(&ack.id) || surprises.fenced.contains(&ack.id) {
+                continue;
+            }
+            self.count(ack, surprises.superseded.contains(&ack.id));
+        }
+        Ok(())
+    }
+
+    pub(super) fn log(
+        &mut self,
+        event: Option<EventId>,
+        type_name: &str,
+        decision: &str,
+        detail: &str,
+    ) -> Result<(), Trouble> {
+        let at = self.time_at(monotonic());
+        let run_id = Some(self.run_id);
+        let type_name = Some(type_name);
+        Ok(self.store.log(&LogEntry {
+            at,
+            run_id,
+            event,
+            type_name,
+            decision,
+            detail,
+        })?)
+    }
+
+    /// Brings the progress to be written up to date.
+    pub(super) fn refresh_progress(&mut self) {
+        self.progress.counts = self.total();
+        self.progress.positions = self.positions();
+    }
+
+    /// The batch that is still being worked on; of several the last claimed one that came first in
+    /// the order of turns. The rows themselves name the epoch of each.
+    fn wave_in_hand(&self) -> Option<Wave> {
+        self.lanes
+            .iter()
+            .find(|lane| lane.is_busy())
+            .and_then(|lane| lane.wave.clone())
+    }
+
+    /// How far each type has come, as JSON: the last (due, id) that was started.
+    fn positions(&self) -> String {
+        let mut positions = serde_json::Map::new();
+        for lane in &self.lanes {
+            if let Some((due, id)) = lane.position {
+                let place = serde_json::json!({ "due_at": due.0, "id": id.0 });
+                positions.insert(lane.name().to_owned(), place);
+            }
+        }
+        serde_json::Value::Object(positions).to_string()
+    }
+}
+
+/// Adds what was recorded of one event to `counts`.
+fn tally(counts: &mut Counts, ack: &Ack, superseded: bool) {
+    let field = match &ack.fate {
+        _ if superseded => &mut counts.cancelled,
+        // An attempt that our own shutdown ended is given back, with a loss.
+        Fate::Release
+        | Fate::Again {
+            tally: Tally::Loss, ..
+        } => &mut counts.released,
+        Fate::Again {
+            tally: Tally::Deferral,
+            ..
+        } => &mut counts.deferred,
+        Fate::Again { .. } => &mut counts.retried,
+        Fate::Finish { outcome, .. } => match outcome {
+            Outcome::Done => &mut counts.done,
+            Outcome::Dead => &mut counts.dead,
+            Outcome::Skipped => &mut counts.skipped,
+            Outcome::Cancelled => &mut counts.cancelled,
+            Outcome::Withdrawn => &mut counts.withdrawn,
+            Outcome::Unknown => &mut counts.unknown,
+        },
+    };
+    *field += 1;
+}

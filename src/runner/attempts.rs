@@ -1,0 +1,195 @@
+//! Attempts beside the runner: started while the lease is fresh, collected as they end, turned into
+//! acks; the lease is renewed and the connection kept alive meanwhile.
+
+use std::time::{Duration, Instant};
+
+use super::judge::{judge, too_late};
+use super::lane::{Lane, Work};
+use super::waves::jitter;
+use super::{Runner, Trouble};
+use crate::clock::monotonic;
+use crate::event::{Event, EventId};
+use crate::fair::Through;
+use crate::handler::Finished;
+use crate::store::settle::Ack;
+
+/// Acks are written when this many wait, or the first of them has waited this long (DESIGN §5.10).
+const ACK_COUNT: usize = 250;
+const ACK_WAIT: Duration = Duration::from_millis(250);
+/// An idle connection is used at least this often while handlers work (RULINGS 9).
+const PING_EVERY: Duration = Duration::from_secs(15);
+
+impl Runner<'_> {
+    /// Starts what is claimed and has room, lane by lane.
+    pub(super) fn start_queued(&mut self) -> Result<(), Trouble> {
+        for at in 0..self.lanes.len() {
+            while self.may_start(at)? {
+                let lane = &mut self.lanes[at];
+                let Work::Beside(handler) = &mut lane.work else {
+                    break;
+                };
+                let room = handler.room().min(lane.queue.len());
+                let events: Vec<Event> = lane.queue.drain(..room).collect();
+                let events = self.still_in_time(at, events);
+                if events.is_empty() {
+                    continue;
+                }
+                let started = i64::try_from(events.len()).unwrap_or(0);
+                let lane = &mut self.lanes[at];
+                for event in &events {
+                    let kept = Event {
+                        payload: Vec::new(),
+                        ..event.clone()
+                    };
+                    lane.position = Some((event.due_at, event.id));
+                    lane.in_flight.insert(event.id, kept);
+                }
+                if let Work::Beside(handler) = &mut lane.work {
+                    handler.start(events, &mut self.reactor);
+                }
+                let name = lane.name().to_owned();
+                self.counts_of(&name).fired += started;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out what expired or became too late since it was claimed: it waited for room.
+    fn still_in_time(&mut self, at: usize, events: Vec<Event>) -> Vec<Event> {
+        let now = self.time_at(monotonic());
+        let mut in_time = Vec::with_capacity(events.len());
+        for event in events {
+            match too_late(&self.lanes[at].config, &event, now) {
+                None => in_time.push(event),
+                Some(fate) => {
+                    self.pending_since.get_or_insert_with(monotonic);
+                    self.pending.push(Ack::unstarted(&event, fate));
+                }
+            }
+        }
+        in_time
+    }
+
+    /// Whether an attempt of this lane may start now: room, a closed breaker, and a lease that was
+    /// renewed not long ago (RULINGS 10, 13).
+    fn may_start(&mut self, at: usize) -> Result<bool, Trouble> {
+        let now = self.time_at(monotonic());
+        let lane = &self.lanes[at];
+        let Work::Beside(handler) = &lane.work else {
+            return Ok(false);
+        };
+        if lane.queue.is_empty() || handler.room() == 0 {
+            return Ok(false);
+        }
+        if lane.alone && !lane.in_flight.is_empty() {
+            return Ok(false);
+        }
+        if lane.breaker.lets(now) == Through::Nothing {
+            return Ok(false);
+        }
+        if monotonic() >= self.lease.renew_at() {
+            self.renew()?;
+        }
+        Ok(self.lease.is_fresh())
+    }
+
+    /// Waits until `until` at the latest, collects what ended, acks in groups, renews the lease.
+    pub(super) fn pump(&mut self, until: Instant) -> Result<(), Trouble> {
+        let wake_at = self.wake_at(until);
+        if let Err(error) = self.reactor.wait(wake_at) {
+            log::error!("waiting for handlers: {error}");
+        }
+        self.collect();
+        if self.acks_are_due() {
+            self.flush()?;
+        }
+        if monotonic() >= self.renew_due() {
+            self.renew()?;
+        }
+        Ok(())
+    }
+
+    fn wake_at(&self, until: Instant) -> Instant {
+        let handlers = self.lanes.iter().filter_map(|lane| match &lane.work {
+            Work::Beside(handler) => handler.next_deadline(),
+            Work::Effects(_) => None,
+        });
+        let acks = self.pending_since.map(|since| since + ACK_WAIT);
+        let limits = [
+            Some(self.renew_due()),
+            acks,
+            self.deadline.filter(|_| self.stop.is_none()),
+        ];
+        handlers
+            .chain(limits.into_iter().flatten())
+            .fold(until, Instant::min)
+    }
+
+    fn renew_due(&self) -> Instant {
+        self.lease.renew_at().min(self.anchor.0 + PING_EVERY)
+    }
+
+    fn renew(&mut self) -> Result<(), Trouble> {
+        let now = self.read_clock()?;
+        self.lease.renew(&mut self.store, now)?;
+        if self.deadline.is_some_and(|deadline| monotonic() < deadline) {
+            return Ok(()); // the claims reach beyond it
+        }
+        for at in 0..self.lanes.len() {
+            let lane = &self.lanes[at];
+            let queued = lane.queue.iter().map(|event| event.id);
+            let ids: Vec<EventId> = lane.in_flight.keys().copied().chain(queued).collect();
+            if !ids.is_empty() {
+                let until = self.claim_until(&lane.config, now);
+                self.store.extend_claims(self.lease.epoch, &ids, until)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns what has ended into acks to be written.
+    pub(super) fn collect(&mut self) {
+        for at in 0..self.lanes.len() {
+            let mut ended = Vec::new();
+            if let Work::Beside(handler) = &mut self.lanes[at].work {
+                handler.collect(&mut self.reactor, &mut ended);
+            }
+            for finished in ended {
+                self.conclude(at, finished);
+            }
+        }
+    }
+
+    fn conclude(&mut self, at: usize, finished: Finished) {
+        let now = self.time_at(monotonic());
+        let started_at = self.time_at(finished.started);
+        let lane = &mut self.lanes[at];
+        let Some(event) = lane.in_flight.remove(&finished.id) else {
+            log::error!(
+                "{}: an answer for event {}, not under way",
+                lane.name(),
+                finished.id
+            );
+            return;
+        };
+        let (fate, health) = judge(&lane.config, &event, finished.verdict, now, jitter());
+        lane.judge_health(health, now);
+        self.pending_since.get_or_insert_with(monotonic);
+        self.pending.push(Ack {
+            id: event.id,
+            type_name: event.type_name,
+            started_at: Some(started_at.max(event.due_at)),
+            duration_ms: i64::try_from(finished.took.as_millis()).unwrap_or(i64::MAX),
+            fate,
+        });
+    }
+
+    fn acks_are_due(&self) -> bool {
+        let Some(since) = self.pending_since else {
+            return false;
+        };
+        let all_done = !self.lanes.iter().any(Lane::is_busy);
+        let at_once = self.lanes.iter().any(|lane| lane.config.at_most_once);
+        self.pending.len() >= ACK_COUNT || at_once || all_done || monotonic() >= since + ACK_WAIT
+    }
+}

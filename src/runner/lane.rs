@@ -1,0 +1,287 @@
+//! One type's lane through a run: where its turn continues, what of it is claimed, what is under
+//! way, and how its turns are limited.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::judge::Health;
+use crate::clock::UnixSeconds;
+use crate::config::TypeConfig;
+use crate::db::DbResult;
+use crate::event::{Event, EventId, PRIORITIES};
+use crate::fair::{Breaker, Rate, Through};
+use crate::handler::Handler;
+use crate::handler::sql::Statement;
+use crate::store::Store;
+use crate::store::claim::RateLeft;
+use crate::store::peek::{Candidate, Cursor, TypeState};
+use crate::store::runs::Wave;
+
+/// The most payload of one turn, in bytes (DESIGN §5.9).
+const MAX_PAYLOAD: usize = 4 << 20;
+
+/// How many candidates are read at once to begin with, and at least. The number doubles as long as
+/// all fit: InnoDB reads a whole payload to tell its length, and a read of 500 large ones to use
+/// the first four, once a turn, would make a drain take as many reads as the backlog squared.
+const FEW: usize = 8;
+
+/// How attempts of a lane are made.
+pub(super) enum Work {
+    /// Inside the ack transaction.
+    Effects(Vec<Statement>),
+    /// Beside the runner.
+    Beside(Box<dyn Handler>),
+}
+
+pub(super) struct Lane {
+    pub(super) config: TypeConfig,
+    pub(super) work: Work,
+    pub(super) guard: Option<Statement>,
+    pub(super) queue: VecDeque<Event>,
+    /// Payloads are gone to the handler; the rest is needed to judge.
+    pub(super) in_flight: HashMap<EventId, Event>,
+    pub(super) breaker: Breaker,
+    pub(super) rate: Option<Rate>,
+    /// The wave claimed last.
+    pub(super) wave: Option<Wave>,
+    /// The last event that was dealt with, for the run's row.
+    pub(super) position: Option<(UnixSeconds, EventId)>,
+    /// Ids of a wave that a dead run left unfinished: replayed one event at a time.
+    pub(super) suspects: Vec<(EventId, EventId)>,
+    /// What is claimed is one event under suspicion: nothing of the type runs beside it.
+    pub(super) alone: bool,
+    cursor: Cursor,
+    at_once: usize,
+    second_pass: bool,
+    exhausted: bool,
+}
+
+impl Lane {
+    pub(super) fn new(
+        config: TypeConfig,
+        work: Work,
+        guard: Option<Statement>,
+        state: Option<&TypeState>,
+        now: UnixSeconds,
+    ) -> Self {
+        let (failures, open_until) =
+            state.map_or((0, None), |state| (state.failures, state.open_until));
+        let breaker = Breaker::new(config.breaker, config.breaker_probe, failures, open_until);
+        let left = state.and_then(|state| state.tokens_milli.zip(state.tokens_at));
+        let rate = config
+            .rate
+            .map(|per_minute| Rate::new(per_minute, left, now));
+        Self {
+            config,
+            work,
+            guard,
+            queue: VecDeque::new(),
+            in_flight: HashMap::new(),
+            breaker,
+            rate,
+            wave: None,
+            position: None,
+            suspects: Vec::new(),
+            alone: false,
+            cursor: Cursor::START,
+            at_once: FEW,
+            second_pass: false,
+            exhausted: false,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Whether another turn makes sense now.
+    pub(super) fn may_take_a_turn(&self, now: UnixSeconds) -> bool {
+        self.has_room() && self.wants_a_turn(now)
+    }
+
+    /// Whether a turn would make sense if there were room: a batch process that has answered all
+    /// has nothing in hand any more, and still has its place until it ends.
+    pub(super) fn waits_for_room(&self, now: UnixSeconds) -> bool {
+        !self.has_room() && self.wants_a_turn(now)
+    }
+
+    fn has_room(&self) -> bool {
+        match &self.work {
+            Work::Effects(_) => true,
+            Work::Beside(handler) => handler.room() > 0,
+        }
+    }
+
+    /// Whether there is something left that a turn could claim, room or not.
+    pub(super) fn wants_a_turn(&self, now: UnixSeconds) -> bool {
+        let through = match self.breaker.lets(now) {
+            Through::All => true,
+            Through::Probe => self.in_flight.is_empty(),
+            Through::Nothing => false,
+        };
+        let mut rate = self.rate.clone();
+        let rated = rate.as_mut().is_none_or(|rate| rate.available(now) > 0);
+        let undisturbed = !self.alone || self.in_flight.is_empty();
+        !self.exhausted && self.queue.is_empty() && undisturbed && through && rated
+    }
+
+    /// The most events a turn may claim now.
+    pub(super) fn limit(&mut self, allowance: usize, now: UnixSeconds) -> usize {
+        let mut limit = allowance;
+        if self.breaker.lets(now) == Through::Probe {
+            limit = 1;
+        }
+        if let Some(rate) = &mut self.rate {
+            limit = limit.min(rate.available(now));
+        }
+        if let Work::Beside(handler) = &self.work
+            && self.config.at_most_once
+        {
+            limit = limit.min(handler.room()); // claimed just before starting
+        }
+        limit
+    }
+
+    /// What is left of the rate once `events` have been claimed.
+    pub(super) fn take_rate(&mut self, events: usize) -> Option<RateLeft<'_>> {
+        let rate = self.rate.as_mut()?;
+        rate.take(events);
+        Some(RateLeft {
+            type_name: &self.config.name,
+            tokens_milli: rate.tokens_milli(),
+        })
+    }
+
+    /// What is left of the rate once `events` of those taken were not started after all.
+    pub(super) fn put_back_rate(&mut self, events: usize) -> Option<RateLeft<'_>> {
+        let rate = self.rate.as_mut().filter(|_| events > 0)?;
+        rate.put_back(events);
+        Some(RateLeft {
+            type_name: &self.config.name,
+            tokens_milli: rate.tokens_milli(),
+        })
+    }
+
+    /// The next candidates of this lane: at most `limit`, at most 4 MiB of payload, and an event
+    /// under suspicion only by itself. The cursor moves behind the last of them.
+    pub(super) fn next_candidates(
+        &mut self,
+        store: &mut Store,
+        cutoff: UnixSeconds,
+        limit: usize,
+    ) -> DbResult<Vec<Candidate>> {
+        let mut cursor = self.cursor;
+        let mut found: Vec<Candidate> = Vec::new();
+        // An event that a site moves to another priority or instant meanwhile is met twice.
+        let mut met = HashSet::new();
+        loop {
+            let wanted = (limit - found.len()).min(self.at_once);
+            let more = store.candidates(&self.config.name, cutoff, &mut cursor, wanted)?;
+            let is_last = more.len() < wanted;
+            found.extend(more.into_iter().filter(|one| met.insert(one.event.id)));
+            let fitting = self.fitting(&found);
+            if fitting < found.len() {
+                self.at_once = fitting.max(FEW);
+                found.truncate(fitting);
+                self.rewind_behind(found.last().map(|candidate| &candidate.event));
+                return Ok(found);
+            }
+            if is_last {
+                self.reached_the_end();
+                return Ok(found);
+            }
+            self.at_once = self.at_once.saturating_mul(2);
+            if found.len() == limit {
+                self.cursor = cursor;
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Continues behind `event` with the next turn, though more was read.
+    pub(super) fn rewind_behind(&mut self, event: Option<&Event>) {
+        let Some(event) = event else { return };
+        let level = PRIORITIES
+            .iter()
+            .position(|&level| level == event.priority)
+            .unwrap_or(0);
+        self.cursor = Cursor {
+            level,
+            after: Some((event.due_at, event.id)),
+        };
+        self.exhausted = false;
+    }
+
+    /// Looks once and not again from the start: for a dry run, which removes nothing.
+    pub(super) fn single_pass(mut self) -> Self {
+        self.second_pass = true;
+        self
+    }
+
+    /// Where the next turn begins.
+    pub(super) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Begins the next turn at `cursor` again.
+    pub(super) fn go_back(&mut self, cursor: Cursor) {
+        self.cursor = cursor;
+        self.exhausted = false;
+    }
+
+    /// Whether there is nothing left to look at.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    /// Lets go of the rest of the type in this run.
+    pub(super) fn give_up(&mut self) {
+        self.exhausted = true;
+    }
+
+    /// One more pass from the start finds what arrived behind the cursor; then it is enough
+    /// (RULINGS 17).
+    fn reached_the_end(&mut self) {
+        self.exhausted = self.second_pass;
+        self.second_pass = true;
+        self.cursor = Cursor::START;
+    }
+
+    fn fitting(&self, found: &[Candidate]) -> usize {
+        let mut bytes = 0;
+        for (index, candidate) in found.iter().enumerate() {
+            let suspect = self.is_suspect(&candidate.event);
+            bytes += candidate.payload_bytes;
+            if index > 0 && (suspect || bytes > MAX_PAYLOAD) {
+                return index;
+            }
+            if suspect {
+                return 1;
+            }
+        }
+        found.len()
+    }
+
+    /// Whether a run died with this event in hand: it is dealt with alone from then on, so that it
+    /// takes no innocents with it (RULINGS 19, 20).
+    pub(super) fn is_suspect(&self, event: &Event) -> bool {
+        event.losses > 0
+            || self
+                .suspects
+                .iter()
+                .any(|&(first, last)| (first..=last).contains(&event.id))
+    }
+
+    /// Tells the breaker what an attempt says about the type's health.
+    pub(super) fn judge_health(&mut self, health: Health, now: UnixSeconds) {
+        match health {
+            Health::Good => self.breaker.record(true, now),
+            Health::Bad => self.breaker.record(false, now),
+            Health::Neutral => {}
+        }
+    }
+
+    /// Whether anything of it is claimed or under way.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.queue.is_empty() || !self.in_flight.is_empty()
+    }
+}

@@ -1,0 +1,410 @@
+//! Waves: types take turns, each turn a bounded batch that is claimed and worked on. A turn that is
+//! slow goes on in the background while the other types take theirs (promise 9).
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+use super::idle::is_held;
+use super::judge::{judge, too_late};
+use super::lane::{Lane, Work};
+use super::recovery::Suspects;
+use super::{Runner, Stop, Trouble};
+use crate::clock::{UnixSeconds, monotonic};
+use crate::config::{HandlerConfig, TypeConfig};
+use crate::db::{DbError, DbErrorKind};
+use crate::event::{EventId, Outcome};
+use crate::fair::{Through, Turn, Turns};
+use crate::handler::http::HttpHandler;
+use crate::handler::{Verdict, command, sql};
+use crate::store::claim::Claim;
+use crate::store::peek::{Candidate, TypeState};
+use crate::store::runs::Wave;
+use crate::store::settle::{Ack, Fate, Owner, Tally, Writer};
+
+/// How long a turn keeps the others waiting: attempts then go on in the background, effects in the
+/// next turn.
+pub(super) const SLICE: Duration = Duration::from_secs(1);
+
+impl Runner<'_> {
+    /// Sets up a lane for each type that may fire something, the one with the oldest event first.
+    pub(super) fn open_lanes(
+        &mut self,
+        states: &[TypeState],
+        suspects: &Suspects,
+    ) -> Result<(), Trouble> {
+        let now = self.started_at;
+        let mut due = Vec::new();
+        for config in self.config.types.values() {
+            if !self.options.wants(&config.name) || is_held(config, states, now) {
+                continue;
+            }
+            let levels = self.store.due_levels(&config.name, self.cutoff)?;
+            if let Some(oldest) = levels.into_iter().flatten().min() {
+                due.push((oldest, config));
+            }
+        }
+        due.sort_by_key(|(oldest, config)| (*oldest, config.name.clone()));
+        if due
+            .iter()
+            .any(|(_, config)| matches!(config.handler, HandlerConfig::Command(_)))
+        {
+            // Before any claim: what no child could be started for is not claimed at all.
+            self.reactor.arm().map_err(|error| {
+                let message = format!("cannot start the watchdog of child processes: {error}");
+                Trouble::Db(DbError::new(DbErrorKind::Io, message))
+            })?;
+        }
+        for (_, config) in due {
+            let state = states.iter().find(|state| state.type_name == config.name);
+            let parts = self
+                .work_of(config)
+                .and_then(|work| Ok((work, self.guard_of(config)?)));
+            let (work, guard) = match parts {
+                Ok(parts) => parts,
+                Err(error) => {
+                    // The type cannot fire; the others can (promise 9).
+                    self.log(None, &config.name, "type failed", &error)?;
+                    self.misconfigured
+                        .push(format!("[type.{}] {error}", config.name));
+                    continue;
+                }
+            };
+            let mut lane = Lane::new(config.clone(), work, guard, state, now);
+            lane.suspects = suspects.get(&config.name).cloned().unwrap_or_default();
+            self.lanes.push(lane);
+        }
+        let names: Vec<&str> = self.lanes.iter().map(Lane::name).collect();
+        log::info!("types with something due: {}", names.join(", "));
+        let weights: Vec<u32> = self.lanes.iter().map(|lane| lane.config.weight).collect();
+        self.turns = Turns::new(&weights, self.options.batch_size);
+        Ok(())
+    }
+
+    fn work_of(&self, config: &TypeConfig) -> Result<Work, String> {
+        Ok(match &config.handler {
+            HandlerConfig::Sql(sql) => {
+                let compiled = sql::compile(&sql.statements, self.store.dialect());
+                Work::Effects(compiled?)
+            }
+            HandlerConfig::Command(command) => {
+                let env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+                Work::Beside(command::handler(config, command, &env))
+            }
+            HandlerConfig::Http(http) => {
+                let waker = self.reactor.waker();
+                let handler = HttpHandler::new(config, http, &self.install.install_id, waker)
+                    .map_err(|error| format!("{error:#}"))?;
+                Work::Beside(Box::new(handler))
+            }
+        })
+    }
+
+    fn guard_of(&self, config: &TypeConfig) -> Result<Option<sql::Statement>, String> {
+        let Some(text) = &config.guard else {
+            return Ok(None);
+        };
+        let compiled = sql::compile_guard(text, self.store.dialect());
+        compiled
+            .map(Some)
+            .map_err(|error| format!("guard: {error}"))
+    }
+
+    /// Turns until nothing is left, the budget is used, or a signal comes.
+    pub(super) fn drain(&mut self) -> Result<(), Trouble> {
+        loop {
+            self.notice_stop();
+            if self.stop.is_some() {
+                return Ok(());
+            }
+            let now = self.time_at(monotonic());
+            let lanes = &self.lanes;
+            let left = self.events_left() > 0;
+            let turn = self.turns.next(&|i| left && lanes[i].may_take_a_turn(now));
+            if let Some(turn) = turn {
+                self.take_turn(turn)?;
+            } else if lanes
+                .iter()
+                .any(|lane| lane.is_busy() || lane.waits_for_room(now))
+            {
+                self.start_queued()?;
+                self.pump(monotonic() + SLICE)?;
+            } else {
+                self.stop = Some(Stop::Drained);
+            }
+        }
+    }
+
+    fn notice_stop(&mut self) {
+        self.notice_stop_while_working();
+        let used_up = || {
+            let mut lanes = self.lanes.iter();
+            self.events_left() == 0 && lanes.all(|lane| lane.queue.is_empty())
+        };
+        if self.stop.is_none() && used_up() {
+            self.stop = Some(self.unless_drained(Stop::MaxEvents));
+        }
+    }
+
+    /// As [`Runner::notice_stop`], but what is claimed already is within the number of events.
+    fn notice_stop_while_working(&mut self) {
+        if self.stop.is_some() {
+            return;
+        }
+        if let Some(number) = self.signals.received() {
+            self.stop = Some(Stop::Signal(number));
+        } else if self.is_out_of_time() {
+            self.stop = Some(self.unless_drained(Stop::MaxTime));
+        }
+    }
+
+    pub(super) fn is_out_of_time(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| monotonic() >= deadline)
+    }
+
+    /// A budget used up by the very last event leaves nothing behind: that run drained.
+    fn unless_drained(&mut self, stop: Stop) -> Stop {
+        if self.lanes.iter().any(|lane| !lane.queue.is_empty()) {
+            return stop;
+        }
+        let now = self.time_at(monotonic());
+        let names: Vec<String> = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.wants_a_turn(now))
+            .map(|lane| lane.name().to_owned())
+            .collect();
+        for name in names {
+            match self.store.due_levels(&name, self.cutoff) {
+                Ok(levels) if levels.iter().all(Option::is_none) => {}
+                _ => return stop,
+            }
+        }
+        Stop::Drained
+    }
+
+    pub(super) fn events_left(&self) -> usize {
+        let Some(limit) = self.options.max_events else {
+            return usize::MAX;
+        };
+        let used = u64::try_from(self.total().fired).unwrap_or(0);
+        let queued: usize = self.lanes.iter().map(|lane| lane.queue.len()).sum();
+        usize::try_from(limit.saturating_sub(used))
+            .unwrap_or(usize::MAX)
+            .saturating_sub(queued)
+    }
+
+    fn take_turn(&mut self, turn: Turn) -> Result<(), Trouble> {
+        let now = self.read_clock()?;
+        let allowance = turn.allowance.min(self.events_left());
+        let limit = self.lanes[turn.lane].limit(allowance, now);
+        let used = match self.lanes[turn.lane].work {
+            Work::Effects(_) => self.effects_turn(turn.lane, limit)?,
+            Work::Beside(_) => self.beside_turn(turn.lane, allowance, limit, now)?,
+        };
+        self.turns.used(turn.lane, used);
+        if !self.lanes[turn.lane].wants_a_turn(now) && !self.lanes[turn.lane].is_busy() {
+            self.turns.emptied(turn.lane);
+        }
+        Ok(())
+    }
+
+    /// One turn of a type whose attempts run beside the runner: one claim, or for an at-most-once
+    /// type as many small ones as fit into the slice.
+    fn beside_turn(
+        &mut self,
+        at: usize,
+        allowance: usize,
+        limit: usize,
+        now: UnixSeconds,
+    ) -> Result<usize, Trouble> {
+        let slice_end = monotonic() + SLICE;
+        let mut used = self.claim_wave(at, limit, now)?;
+        self.foreground(at, slice_end)?;
+        while self.lanes[at].config.at_most_once && used < allowance && self.stop.is_none() {
+            let now = self.time_at(monotonic());
+            let left = (allowance - used).min(self.events_left());
+            let limit = self.lanes[at].limit(left, now);
+            if limit == 0 || monotonic() >= slice_end || !self.lanes[at].may_take_a_turn(now) {
+                break;
+            }
+            let now = self.read_clock()?;
+            used += self.claim_wave(at, limit, now)?;
+            self.foreground(at, slice_end)?;
+        }
+        Ok(used)
+    }
+
+    /// Claims the next wave of a lane into its queue. Returns how much of the turn that used.
+    fn claim_wave(&mut self, at: usize, limit: usize, now: UnixSeconds) -> Result<usize, Trouble> {
+        let lane = &mut self.lanes[at];
+        let candidates = lane.next_candidates(&mut self.store, self.cutoff, limit)?;
+        let ids = self.admit(at, &candidates, now)?;
+        if ids.is_empty() {
+            return Ok(candidates.len());
+        }
+        let lane = &mut self.lanes[at];
+        let wave = wave_of(lane.name(), &ids);
+        lane.wave = Some(wave.clone());
+        self.progress.wave = Some(wave);
+        self.progress.waves += 1;
+        let until = self.claim_until(&self.lanes[at].config, now);
+        self.refresh_progress();
+        let since = monotonic();
+        let lane = &mut self.lanes[at];
+        let claim = Claim {
+            ids: &ids,
+            cutoff: self.cutoff,
+            until,
+            run_id: self.run_id,
+            progress: &self.progress,
+            rate: lane.take_rate(ids.len()),
+        };
+        let events = self.store.claim(self.lease.gate(now), claim)?;
+        self.lease.passed(since);
+        let lane = &mut self.lanes[at];
+        log::debug!("claimed {} of type {}", events.len(), lane.name());
+        lane.alone = events.first().is_some_and(|event| lane.is_suspect(event));
+        lane.queue.extend(events);
+        Ok(candidates.len())
+    }
+
+    /// Leaves out what must not be fired: expired, too late, refused by its guard. Each is recorded
+    /// at once.
+    pub(super) fn admit(
+        &mut self,
+        at: usize,
+        candidates: &[Candidate],
+        now: UnixSeconds,
+    ) -> Result<Vec<EventId>, Trouble> {
+        let lane = &self.lanes[at];
+        let mut ids = Vec::with_capacity(candidates.len());
+        let mut settled = Vec::new();
+        for candidate in candidates {
+            match too_late(&lane.config, &candidate.event, now) {
+                None => ids.push(candidate.event.id),
+                Some(fate) => settled.push(Ack::unstarted(&candidate.event, fate)),
+            }
+        }
+        if let Some(guard) = lane.guard.clone() {
+            ids = self.guarded(at, &guard, &ids, now, &mut settled)?;
+        }
+        self.settle_unclaimed(&settled, now)?;
+        Ok(ids)
+    }
+
+    /// Runs the guard for each event, in autocommit: inside a transaction it would read the past
+    /// (RULINGS 21).
+    fn guarded(
+        &mut self,
+        at: usize,
+        guard: &sql::Statement,
+        ids: &[EventId],
+        now: UnixSeconds,
+        settled: &mut Vec<Ack>,
+    ) -> Result<Vec<EventId>, Trouble> {
+        let events = self.store.ready_rows(ids, self.cutoff)?;
+        let mut kept = Vec::with_capacity(events.len());
+        for event in events {
+            match sql::holds(guard, self.store.db(), &event, now) {
+                Ok(true) => kept.push(event.id),
+                Ok(false) => {
+                    let error = Some("its guard found no row".to_owned());
+                    let outcome = Outcome::Skipped;
+                    let fate = Fate::Finish {
+                        outcome,
+                        error,
+                        tally: Tally::None,
+                    };
+                    settled.push(Ack::unstarted(&event, fate));
+                }
+                Err(error) if error.is_database_trouble() => return Err(error.into()),
+                Err(error) => {
+                    let lane = &mut self.lanes[at];
+                    lane.breaker.record(false, now);
+                    let error = format!("guard: {error}");
+                    // A try is spent, but nothing was started: not the end of at most once.
+                    let verdict = Verdict::NotStarted { error };
+                    let (fate, _) = judge(&lane.config, &event, verdict, now, jitter());
+                    settled.push(Ack::unstarted(&event, fate));
+                    if lane.breaker.lets(now) == Through::Nothing {
+                        kept.clear(); // the others are left as they are
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Records events that were never claimed. The lease gates it: only the one run may.
+    pub(super) fn settle_unclaimed(
+        &mut self,
+        acks: &[Ack],
+        now: UnixSeconds,
+    ) -> Result<(), Trouble> {
+        if acks.is_empty() {
+            return Ok(());
+        }
+        let gate = Some(self.lease.gate(now));
+        let writer = Writer {
+            run_id: Some(self.run_id),
+            now,
+            progress: None,
+            gate,
+            unsure: false,
+        };
+        let surprises = self.store.settle(Owner::Ready(self.cutoff), writer, acks)?;
+        for ack in acks {
+            // A ready row that vanished was cancelled by somebody: nothing of ours.
+            if !surprises.withdrawn.contains(&ack.id) && !surprises.fenced.contains(&ack.id) {
+                self.count(ack, surprises.superseded.contains(&ack.id));
+            }
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Works on one lane's wave until it is done or its slice is over.
+    fn foreground(&mut self, at: usize, slice_end: Instant) -> Result<(), Trouble> {
+        loop {
+            self.notice_stop_while_working();
+            if self.stop.is_some() {
+                return Ok(());
+            }
+            self.start_queued()?;
+            let lane = &self.lanes[at];
+            let now = monotonic();
+            let waiting = self.time_at(now);
+            let others = || {
+                let mut lanes = self.lanes.iter().enumerate();
+                lanes.any(|(i, lane)| i != at && lane.may_take_a_turn(waiting))
+            };
+            // With nobody else waiting the next wave is claimed while the last of this one run.
+            let done = if lane.queue.is_empty() && (lane.config.at_most_once || !others()) {
+                lane.may_take_a_turn(waiting) || lane.in_flight.is_empty()
+            } else {
+                !lane.is_busy()
+            };
+            if done || now >= slice_end {
+                return Ok(());
+            }
+            self.pump(slice_end)?;
+        }
+    }
+}
+
+pub(super) fn wave_of(type_name: &str, ids: &[EventId]) -> Wave {
+    let bound = |id: Option<&EventId>| id.copied().unwrap_or(EventId(0));
+    Wave {
+        type_name: type_name.to_owned(),
+        first: bound(ids.iter().min()),
+        last: bound(ids.iter().max()),
+        events: ids.len(),
+    }
+}
+
+pub(super) fn jitter() -> u32 {
+    getrandom::u32().unwrap_or(0)
+}
