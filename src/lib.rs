@@ -69,7 +69,9 @@
 //! `.clippy.toml` bans the calls that would break rule 6, start processes elsewhere, sleep, or exit
 //! without giving locks and connections back.
 
+pub mod cli;
 pub mod clock;
+pub mod cmd;
 pub mod config;
 pub mod db;
 pub mod error;
