@@ -1,0 +1,34 @@
+//! The integration tests: the built binary, real databases, real PHP, real cron.
+//!
+//! One crate, so that everything links once and one MariaDB server is shared. Files here are
+//! named for what they test; how sites, servers and processes are made stands in `support`.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start processes and wait for them; nothing of the product is in here"
+)]
+
+#[macro_use]
+mod support;
+
+mod bad_input;
+mod command;
+mod commands;
+mod cron;
+mod face;
+mod failing_calls;
+mod fence;
+mod harness;
+mod http;
+mod layering;
+mod overlap;
+mod php;
+mod plans;
+mod policies;
+mod processes;
+mod readme;
+mod runs;
+mod schema;
+mod spawn;
+mod tls;
+mod volume;

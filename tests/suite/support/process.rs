@@ -1,0 +1,132 @@
+//! Processes of the tests: started, watched, killed by their own handle only.
+
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A process that has come to its end.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Everything it printed.
+    pub(crate) stdout: String,
+    /// Everything it complained about.
+    pub(crate) stderr: String,
+    /// Its exit code; 128 + n where signal n ended it, as a shell has it.
+    pub(crate) code: i32,
+}
+
+impl Ended {
+    /// Asserts that all was well and quiet: exit 0, nothing on stderr.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(
+            (self.code, self.stderr.as_str()),
+            (0, ""),
+            "stdout: {}",
+            self.stdout
+        );
+        self
+    }
+
+    /// The one JSON value on stdout.
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("no JSON value ({error}): {self:?}"))
+    }
+
+    /// One JSON value a line of stdout.
+    #[track_caller]
+    pub(crate) fn json_lines(&self) -> Vec<serde_json::Value> {
+        self.stdout
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line)
+                    .unwrap_or_else(|error| panic!("no JSON ({error}): {line}"))
+            })
+            .collect()
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let signal = || 128 + output.status.signal().unwrap_or_default();
+        Self {
+            code: output.status.code().unwrap_or_else(signal),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// A process under way; killed when dropped.
+pub(crate) struct Running {
+    child: Option<Child>,
+}
+
+impl Running {
+    /// Starts `command` with pipes on all three streams; `stdin` is written and closed.
+    #[track_caller]
+    pub(crate) fn start(mut command: Command, stdin: &[u8]) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", command.get_program().display()));
+        let mut pipe = child.stdin.take().expect("stdin is a pipe");
+        if stdin.len() < 4096 {
+            // A program that reads nothing may be gone already; its answer tells.
+            let _ = pipe.write_all(stdin);
+        } else {
+            let stdin = stdin.to_vec();
+            std::thread::spawn(move || pipe.write_all(&stdin));
+        }
+        Self { child: Some(child) }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> Ended {
+        let child = self.child.take().expect("waited for once");
+        child.wait_with_output().expect("a child of ours").into()
+    }
+
+    /// kill -9, and waits for the end, which includes that of children holding its pipes.
+    #[track_caller]
+    pub(crate) fn kill_9(mut self) -> Ended {
+        if let Some(child) = &mut self.child {
+            child.kill().expect("a child of ours");
+        }
+        self.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Waits until `what` holds, looking every 10 ms; panics after a minute, which no machine needs.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(
+            start.elapsed() < Duration::from_mins(1),
+            "not within a minute: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
