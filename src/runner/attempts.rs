@@ -110,19 +110,23 @@ impl Runner<'_> {
     }
 
     fn wake_at(&self, until: Instant) -> Instant {
-        let handlers = self.lanes.iter().filter_map(|lane| match &lane.work {
-            Work::Beside(handler) => handler.next_deadline(),
-            Work::Effects(_) => None,
-        });
         let acks = self.pending_since.map(|since| since + ACK_WAIT);
         let limits = [
             Some(self.renew_due()),
             acks,
             self.deadline.filter(|_| self.stop.is_none()),
         ];
-        handlers
-            .chain(limits.into_iter().flatten())
-            .fold(until, Instant::min)
+        let limits = limits.into_iter().flatten();
+        limits.fold(self.handlers_wake_at(until), Instant::min)
+    }
+
+    /// When some handler must be looked after at the latest, but not after `until`.
+    pub(super) fn handlers_wake_at(&self, until: Instant) -> Instant {
+        let deadlines = self.lanes.iter().filter_map(|lane| match &lane.work {
+            Work::Beside(handler) => handler.next_deadline(),
+            Work::Effects(_) => None,
+        });
+        deadlines.fold(until, Instant::min)
     }
 
     fn renew_due(&self) -> Instant {

@@ -83,12 +83,7 @@ impl Runner<'_> {
     /// As long as the database answers, acks and renewals go on; without it only the handlers do.
     fn wait_once(&mut self, until: Instant) {
         if self.trouble.is_some() || self.stop == Some(Stop::Fenced) {
-            let deadlines = self.lanes.iter().filter_map(|lane| match &lane.work {
-                Work::Beside(handler) => handler.next_deadline(),
-                Work::Effects(_) => None,
-            });
-            let until = deadlines.fold(until, Instant::min);
-            if let Err(error) = self.reactor.wait(until) {
+            if let Err(error) = self.reactor.wait(self.handlers_wake_at(until)) {
                 log::error!("waiting for handlers: {error}");
             }
             self.collect();
