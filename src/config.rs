@@ -276,6 +276,9 @@ pub struct TypeConfig {
     pub breaker_probe: Duration,
     /// Started once and never again by itself.
     pub at_most_once: bool,
+    /// The lines of the file on which `sql` and `guard` stand, by key: what a statement may say
+    /// is judged elsewhere, and a mistake in it is to be found like any other.
+    pub sql_lines: BTreeMap<&'static str, usize>,
 }
 
 /// `late`.

@@ -268,7 +268,9 @@ fn check_statements(config: &Config) -> anyhow::Result<()> {
     let dialect = dialect(config);
     for (name, handled) in &config.types {
         let refuse = |part: &str, error: String| {
-            let place = place_of(config, name, part);
+            let file = config.file.clone().unwrap_or_default();
+            let line = handled.sql_lines.get(part).copied().unwrap_or_default();
+            let place = format!("{}:{line}", file.display());
             Failure::configuration(format!("{place}: [type.{name}] {part}: {error}"))
         };
         if let HandlerConfig::Sql(handler) = &handled.handler {
@@ -279,41 +281,6 @@ fn check_statements(config: &Config) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The file and line where `key` of a type stands, as other mistakes of a configuration have it;
-/// the file alone where the key is written in a way that only the parser understands.
-fn place_of(config: &Config, type_name: &str, key: &str) -> String {
-    let file = config.file.clone().unwrap_or_default();
-    let text = std::fs::read_to_string(&file).unwrap_or_default();
-    match line_of(&text, type_name, key) {
-        Some(line) => format!("{}:{line}", file.display()),
-        None => file.display().to_string(),
-    }
-}
-
-fn line_of(text: &str, type_name: &str, key: &str) -> Option<usize> {
-    let is_header = |line: &str| {
-        let name = line
-            .trim()
-            .strip_prefix("[type.")
-            .and_then(|rest| rest.split(']').next());
-        name.is_some_and(|name| name.trim_matches(['"', '\'']) == type_name)
-    };
-    let is_key = |line: &str| {
-        let rest = line.trim_start().strip_prefix(key);
-        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
-    };
-    let mut lines = text
-        .lines()
-        .enumerate()
-        .skip_while(|(_, line)| !is_header(line))
-        .skip(1);
-    lines
-        .by_ref()
-        .take_while(|(_, line)| !line.trim_start().starts_with('['))
-        .find(|(_, line)| is_key(line))
-        .map(|(index, _)| index + 1)
 }
 
 /// The dialect of the configured database.
@@ -385,16 +352,6 @@ mod fixture;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_of_a_type_is_found_by_its_line() {
-        let text = "database = \"sqlite:a\"\n[type.a]\nsql = \"X\"\n[type.\"b c\"] # b\nguard='Y'\nsql = [\n";
-        assert_eq!(line_of(text, "a", "sql"), Some(3));
-        assert_eq!(line_of(text, "b c", "guard"), Some(5));
-        assert_eq!(line_of(text, "b c", "sql"), Some(6));
-        assert_eq!(line_of(text, "a", "guard"), None);
-        assert_eq!(line_of(text, "none", "sql"), None);
-    }
 
     #[test]
     fn an_error_and_its_causes_become_one_line_without_repetition() {

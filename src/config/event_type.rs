@@ -104,6 +104,10 @@ pub(super) fn read(entry: &Entry<'_>, base: &Path) -> Result<TypeConfig, ConfigE
             .duration("breaker_probe", MOMENT)?
             .unwrap_or(HOUR / 12),
         at_most_once,
+        sql_lines: ["sql", "guard"]
+            .into_iter()
+            .filter_map(|key| Some((key, section.get(key)?.line())))
+            .collect(),
     })
 }
 

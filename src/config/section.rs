@@ -44,9 +44,13 @@ impl<'a> Document<'a> {
 
     /// A mistake at a byte of the text.
     pub(super) fn mistake(&self, at: usize, message: &str) -> ConfigError {
-        let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        let line = last_line(before);
+        let line = self.line_at(at);
         ConfigError::Invalid(format!("{}:{line}: {message}", self.shown))
+    }
+
+    /// The line, counting from 1, of a byte of the text.
+    fn line_at(&self, at: usize) -> usize {
+        last_line(&self.text.as_bytes()[..at.min(self.text.len())])
     }
 }
 
@@ -201,6 +205,11 @@ impl<'a> Entry<'a> {
     /// A mistake of this value: "`key` in [table] " and the message.
     pub(super) fn mistake(&self, message: &str) -> ConfigError {
         self.mistake_at(self.value, message)
+    }
+
+    /// The line on which the key stands, counting from 1.
+    pub(super) fn line(&self) -> usize {
+        self.section.document.line_at(self.at)
     }
 
     /// Whether it is a text rather than a list.

@@ -182,6 +182,7 @@ fn a_type_has_the_documented_defaults() {
             breaker: Some(10),
             breaker_probe: Duration::from_mins(5),
             at_most_once: false,
+            sql_lines: BTreeMap::new(),
         }
     );
 }
@@ -228,6 +229,20 @@ fn each_handler_reads_its_own_keys() {
         let statements = vec!["SELECT 1".to_owned()];
         assert_eq!(found.handler, HandlerConfig::Sql(SqlConfig { statements }));
     }
+}
+
+#[test]
+fn the_lines_of_sql_are_known_however_they_are_written() {
+    let found = type_of(
+        "[type.\"b c\"] # b\nhandler = \"sql\"\nguard='SELECT 1'\nsql = [\n  \"SELECT 2\",\n]\n",
+    );
+    assert_eq!(
+        found.sql_lines["sql"],
+        found.sql_lines["guard"] + 1,
+        "{found:?}"
+    );
+    let found = type_of("[type]\nt = { handler = \"sql\", sql = \"SELECT 1\" }\n");
+    assert!(found.sql_lines["sql"] > 1 && !found.sql_lines.contains_key("guard"));
 }
 
 #[test]

@@ -89,6 +89,7 @@ impl Plan {
             breaker: None,
             breaker_probe: PATIENCE,
             at_most_once: false,
+            sql_lines: BTreeMap::new(),
         };
         let run_env = BTreeMap::from([("PATH", "/usr/bin:/bin"), ("PUNCTUAL_DATABASE", "secret")])
             .into_iter()

@@ -56,6 +56,7 @@ fn type_config(http: &HttpConfig) -> TypeConfig {
         breaker: None,
         breaker_probe: Duration::from_mins(1),
         at_most_once: false,
+        sql_lines: BTreeMap::new(),
     }
 }
 
