@@ -158,8 +158,8 @@ impl Runner<'_> {
         self.progress.positions = self.positions();
     }
 
-    /// The batch that is still being worked on; of several the last claimed one that came first in
-    /// the order of turns. The rows themselves name the epoch of each.
+    /// The batch that is still being worked on; of several, that of the type that comes first in the
+    /// order of turns. The rows themselves name the epoch of each.
     fn wave_in_hand(&self) -> Option<Wave> {
         self.lanes
             .iter()
