@@ -7,6 +7,8 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::fault;
+
 /// Seconds since 1970-01-01T00:00:00Z, as stored in every `*_at` column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixSeconds(pub i64);
@@ -71,7 +73,7 @@ impl Clock {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
-        UnixSeconds(seconds.saturating_add(self.shift))
+        UnixSeconds(seconds.saturating_add(self.shift + fault::clock_shift()))
     }
 }
 

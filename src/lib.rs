@@ -20,6 +20,7 @@
 //! | [`event`], [`when`], [`nearest`] | the tables' words; times as written; misspellings |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`error`] | what changes the exit code, and nothing else |
+//! | [`fault`] | crash points and lies for the proofs; empty in a release |
 //!
 //! The tables are in `sql/sqlite` and `sql/mysql`, numbered in lockstep and compiled in.
 //!
@@ -77,6 +78,7 @@ pub mod db;
 pub mod error;
 pub mod event;
 pub mod fair;
+pub mod fault;
 pub mod handler;
 pub mod lease;
 pub mod lock;

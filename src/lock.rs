@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::clock::UnixSeconds;
 use crate::config::{Config, Database};
 use crate::error::Failure;
+use crate::fault;
 
 /// How often a lock file that was replaced under our hands is opened again.
 const REOPENS: usize = 3;
@@ -66,6 +67,7 @@ impl FileLock {
             let file = open(path)?;
             let works = match fs2::FileExt::try_lock_exclusive(&file) {
                 Ok(()) => true,
+                Err(_) if fault::locks_are_open() => true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Asked::Busy),
                 Err(error) if lacks_locks(&error) => false,
                 Err(error) => {
@@ -109,7 +111,7 @@ impl FileLock {
             )?;
             Ok(LockId {
                 text: identity(&machine, &lock_id, &about),
-                proves_death: local && !machine.is_empty(),
+                proves_death: local && !machine.is_empty() && !fault::locks_are_open(),
             })
         };
         let identity =
