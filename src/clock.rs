@@ -21,7 +21,9 @@ impl UnixSeconds {
     /// This instant moved later by `by`, in whole seconds, rounded up so that nothing is early.
     #[must_use]
     pub fn after(self, by: Duration) -> UnixSeconds {
-        let whole = by.as_secs() + u64::from(by.subsec_nanos() > 0);
+        let whole = by
+            .as_secs()
+            .saturating_add(u64::from(by.subsec_nanos() > 0));
         UnixSeconds(
             self.0
                 .saturating_add(i64::try_from(whole).unwrap_or(i64::MAX)),
@@ -39,7 +41,7 @@ impl UnixSeconds {
 
     /// Whole seconds from `earlier` to this instant; 0 if it lies ahead.
     pub fn since(self, earlier: UnixSeconds) -> i64 {
-        (self.0 - earlier.0).max(0)
+        self.0.saturating_sub(earlier.0).max(0)
     }
 }
 
@@ -81,4 +83,18 @@ impl Clock {
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn monotonic() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_between_any_two_numbers_have_a_length() {
+        let (first, last) = (UnixSeconds(i64::MIN), UnixSeconds(i64::MAX));
+        assert_eq!(last.since(first), i64::MAX);
+        assert_eq!(first.since(last), 0);
+        assert_eq!(last.after(Duration::MAX), last);
+        assert_eq!(first.before(Duration::MAX), first);
+    }
 }

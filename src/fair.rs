@@ -87,10 +87,13 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// A bucket as it was left: full where nothing is known of it.
+    /// A bucket as it was left: full where nothing is known of it. Whatever number the row holds,
+    /// the bucket holds no more than a minute's worth and owes no more than one.
     pub fn new(per_minute: u32, left: Option<(i64, UnixSeconds)>, now: UnixSeconds) -> Self {
         let per_minute = i64::from(per_minute);
-        let (tokens_milli, at) = left.unwrap_or((per_minute * 1000, now));
+        let full = per_minute * 1000;
+        let (tokens_milli, at) = left.unwrap_or((full, now));
+        let tokens_milli = tokens_milli.clamp(-full, full);
         let mut rate = Self {
             per_minute,
             tokens_milli,
@@ -274,6 +277,20 @@ mod tests {
     fn a_rate_survives_a_clock_that_jumps_back() {
         let mut rate = Rate::new(30, Some((2000, UnixSeconds(5000))), UnixSeconds(1000));
         assert_eq!(rate.available(UnixSeconds(1000)), 2);
+    }
+
+    #[test]
+    fn a_rate_gets_over_any_number_that_a_row_holds() {
+        for tokens in [i64::MIN, -1_000_000_000, i64::MAX] {
+            for at in [i64::MIN, 0, i64::MAX] {
+                let now = UnixSeconds(1000);
+                let mut rate = Rate::new(30, Some((tokens, UnixSeconds(at))), now);
+                assert!(rate.available(now) <= 30);
+                let soon = now.after(Duration::from_mins(2));
+                rate.available(now.after(Duration::from_mins(1)));
+                assert_eq!(rate.available(soon), 30, "{tokens} {at}");
+            }
+        }
     }
 
     #[test]
