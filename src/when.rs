@@ -220,7 +220,9 @@ fn unix_seconds(number: &str, word: &str) -> Result<UnixSeconds, WhenError> {
     }
     // Out of i64's range is out of ours.
     let seconds: i64 = whole.parse().unwrap_or(i64::MAX - 1);
-    in_range(seconds + i64::from(has_value(fraction)), word)
+    // Up is towards zero before 1970.
+    let is_cut_off = has_value(fraction) && !whole.starts_with('-');
+    in_range(seconds + i64::from(is_cut_off), word)
 }
 
 fn has_value(fraction: &str) -> bool {

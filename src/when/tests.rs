@@ -323,6 +323,15 @@ fn spans_are_shown_by_their_two_largest_units() {
     assert!(format_duration(i64::MIN).starts_with('-'));
 }
 
+#[test]
+fn a_fraction_before_1970_is_no_reason_to_round_into_it() {
+    assert_eq!(parse_time("@-0.5", Tz::UTC, NOW), Ok(UnixSeconds(0)));
+    for text in ["@-1", "@-1.5", "@-1.0"] {
+        let refusal = parse_time(text, Tz::UTC, NOW);
+        assert_eq!(refusal, Err(WhenError::OutOfRange(text.to_owned())));
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_makes_a_parser_panic(text in ".*", zone in 0..TZ_VARIANTS.len()) {
