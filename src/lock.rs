@@ -97,9 +97,8 @@ impl FileLock {
     fn take(mut file: File, path: &Path, now: UnixSeconds, local: bool) -> anyhow::Result<Self> {
         let machine = machine_id();
         let mut write = || -> io::Result<LockId> {
-            let mut text = String::new();
-            (&file).take(4096).read_to_string(&mut text)?;
-            let lock_id = field(&text, "lock_id").map_or_else(random_hex, str::to_owned);
+            let text = content(&file)?;
+            let lock_id = lock_id(&text).map_or_else(random_hex, str::to_owned);
             let about = file.metadata()?;
             // Truncated only now that it is ours.
             file.set_len(0)?;
@@ -236,7 +235,7 @@ pub fn counted_aside(lock_path: &Path) -> i64 {
 /// The process that last took the lock at `path`, while it is still alive. A hint for people and
 /// dry runs, which take no lock; never a reason to claim.
 pub fn live_holder(path: &Path) -> Option<u32> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = content(&File::open(path).ok()?).ok()?;
     let pid: u32 = field(&text, "pid")?.parse().ok()?;
     let raw = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
     let alive = match rustix::process::test_kill_process(raw) {
@@ -248,10 +247,9 @@ pub fn live_holder(path: &Path) -> Option<u32> {
 
 /// The identity of the lock at `path`, read without taking it: for listings.
 pub fn identity_at(path: &Path) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = content(&File::open(path).ok()?).ok()?;
     let about = fs::symlink_metadata(path).ok()?;
-    let lock_id = field(&text, "lock_id")?;
-    Some(identity(&machine_id(), lock_id, &about))
+    Some(identity(&machine_id(), lock_id(&text)?, &about))
 }
 
 /// The advisory lock's name (RULINGS 7): nothing a neighbour can guess without our tables.
@@ -264,13 +262,16 @@ pub fn advisory_name(install_id: &str, database_name: &str, prefix: &str) -> Str
     format!("pnct_{}", digest(&parts, 40))
 }
 
+/// Of [`random_hex`].
+const ID_DIGITS: usize = 32;
+
 /// 32 random hexadecimal digits.
 ///
 /// # Panics
 /// Without a random source, and nothing is safe to start then; the kernel's never fails once the
 /// machine is up.
 pub fn random_hex() -> String {
-    let mut bytes = [0u8; 16];
+    let mut bytes = [0u8; ID_DIGITS / 2];
     getrandom::fill(&mut bytes).expect("the kernel's random source");
     hex(&bytes)
 }
@@ -435,6 +436,20 @@ fn machine_id() -> String {
         .unwrap_or_default()
 }
 
+/// The beginning of a lock file, whatever a crash or a person left in it.
+fn content(file: &File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.take(4096).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The id that a run wrote, if it is one: anything else would not prove that two runs used the
+/// same lock, nor fit its column.
+fn lock_id(text: &str) -> Option<&str> {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    field(text, "lock_id").filter(|id| id.len() == ID_DIGITS && id.bytes().all(is_digit))
+}
+
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
@@ -454,4 +469,50 @@ fn digest(parts: &[&[u8]], digits: usize) -> String {
 
 fn bits(flags: OFlags) -> i32 {
     i32::try_from(flags.bits()).expect("open flags fit an int")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(path: &Path) -> LockId {
+        match FileLock::ask(path, UnixSeconds(1000), true) {
+            Ok(Asked::Held(lock)) => lock.identity().clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_lock_file_keeps_its_id_from_run_to_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.lock");
+        let first = held(&path);
+        assert_eq!(held(&path), first);
+        assert_eq!(identity_at(&path).as_deref(), Some(first.as_str()));
+        assert_eq!(live_holder(&path), Some(std::process::id()));
+    }
+
+    /// A crash may leave blocks of anything; a row has 160 bytes for the identity.
+    #[test]
+    fn whatever_a_lock_file_holds_it_locks_under_an_id_of_our_own_making() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.lock");
+        let long = format!("lock_id={}\n", "a".repeat(300));
+        for content in [
+            &b"\xff\xfe\xfd"[..],
+            &[0; 5000],
+            long.as_bytes(),
+            b"lock_id=\n",
+            b"lock_id=0123456789ABCDEF0123456789abcdef\n",
+            "lock_id=0123456789abcdef0123456789abcd\u{e9}\n".as_bytes(),
+        ] {
+            fs::write(&path, content).unwrap();
+            assert_eq!(identity_at(&path), None);
+            let identity = held(&path);
+            assert!(identity.as_str().len() <= 160, "{identity:?}");
+            let id = identity.as_str().split('/').nth(1).unwrap();
+            assert_eq!(id.len(), ID_DIGITS);
+            assert_eq!(held(&path), identity);
+        }
+    }
 }
