@@ -107,6 +107,16 @@ pub fn holds(
 }
 
 impl Statement {
+    /// As it is sent: with `?` for each parameter, without comments.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// How many values are bound to it.
+    pub fn parameters(&self) -> usize {
+        self.params.len()
+    }
+
     fn bind<'e>(&self, event: &'e Event, payload: &Json, now: UnixSeconds) -> Vec<Value<'e>> {
         let value = |param: &Param| match param {
             Param::Payload => Value::Bytes(Cow::Borrowed(&event.payload)),
@@ -168,6 +178,9 @@ fn json_value(json: &Json) -> Value<'static> {
 }
 
 fn compile_one(text: &str, dialect: Dialect) -> Result<Statement, String> {
+    if text.contains('\0') {
+        return Err("a NUL character ends it before its end".into());
+    }
     let mut scanner = Scanner {
         rest: text.trim(),
         dialect,
@@ -188,10 +201,9 @@ fn compile_one(text: &str, dialect: Dialect) -> Result<Statement, String> {
     }
     let word = first_word(&sql);
     if !ALLOWED.contains(&word.as_str()) {
-        let word = if word.is_empty() {
-            "an empty statement".into()
-        } else {
-            word
+        let word = match word.as_str() {
+            "" => "an empty statement",
+            word => beginning(word),
         };
         return Err(format!(
             "{word} is not allowed; one of {} is",
@@ -214,6 +226,7 @@ fn named(name: &str) -> Result<Param, String> {
         _ => match name.strip_prefix("p.") {
             Some(path) if !path.is_empty() => Param::Field(path.to_owned()),
             _ => {
+                let name = beginning(name);
                 return Err(format!(
                     "unknown parameter :{name}; known are :payload, :id, :type, :key, :due, :now, \
                      :now_mw, :attempt and :p.FIELD"
@@ -221,6 +234,11 @@ fn named(name: &str) -> Result<Param, String> {
             }
         },
     })
+}
+
+/// Enough of a word to find it by.
+fn beginning(word: &str) -> &str {
+    &word[..word.len().min(40)]
 }
 
 fn first_word(sql: &str) -> String {
@@ -251,8 +269,13 @@ impl<'t> Scanner<'t> {
         };
         match first {
             '\'' | '"' | '`' => self.quoted(first).map(Some),
-            '-' if self.rest.starts_with("--") => Ok(Some(self.skip_to_line_end())),
+            '[' if self.dialect == Dialect::Sqlite => self.bracketed().map(Some),
+            '-' if self.is_line_comment() => Ok(Some(self.skip_to_line_end())),
             '#' if self.dialect == Dialect::Mysql => Ok(Some(self.skip_to_line_end())),
+            '@' | '$' | '#' if self.dialect == Dialect::Sqlite => Err(format!(
+                "{first} begins a parameter of SQLite's own, which nothing is bound to; use \
+                 :payload, :id, …"
+            )),
             '/' if self.rest.starts_with("/*") => self.skip_comment().map(Some),
             ';' => {
                 self.rest = &self.rest[1..];
@@ -262,7 +285,7 @@ impl<'t> Scanner<'t> {
                 self.rest = &self.rest[1..];
                 Ok(Some(Token::Placeholder))
             }
-            ':' => Ok(Some(self.colon())),
+            ':' => self.colon().map(Some),
             _ => Ok(Some(self.plain(first))),
         }
     }
@@ -273,13 +296,32 @@ impl<'t> Scanner<'t> {
         taken
     }
 
+    /// A word, or what stands between words. (`$` within a word is a letter.)
     fn plain(&mut self, first: char) -> Token<'t> {
-        let special = |c: char| matches!(c, '\'' | '"' | '`' | '-' | '#' | '/' | ';' | '?' | ':');
+        let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii();
+        let special = |c: char| "'\"`-#/;?:[@".contains(c);
+        let begins_word = in_word(first);
+        let ends = |c: char| in_word(c) != begins_word || (!begins_word && special(c));
         let from = first.len_utf8();
         let end = self.rest[from..]
-            .find(special)
+            .find(ends)
             .map_or(self.rest.len(), |at| at + from);
         Token::Plain(self.take(end))
+    }
+
+    /// A name in brackets, which SQLite takes for the sake of others' SQL.
+    fn bracketed(&mut self) -> Result<Token<'t>, String> {
+        let end = self.rest.find(']').ok_or("a [ is never closed")?;
+        Ok(Token::Plain(self.take(end + 1)))
+    }
+
+    /// `--`; on MySQL only with a blank behind it: `5--3` is 8 there.
+    fn is_line_comment(&self) -> bool {
+        let Some(behind) = self.rest.strip_prefix("--") else {
+            return false;
+        };
+        let is_blank = |c: char| c.is_ascii_whitespace() || c.is_ascii_control();
+        self.dialect == Dialect::Sqlite || behind.chars().next().is_none_or(is_blank)
     }
 
     fn quoted(&mut self, quote: char) -> Result<Token<'t>, String> {
@@ -309,21 +351,26 @@ impl<'t> Scanner<'t> {
         if self.rest.starts_with("/*!") || self.rest.starts_with("/*M!") {
             return Err("/*! … */ would be executed by the server; write it out".into());
         }
-        let end = self.rest.find("*/").ok_or("a /* is never closed")?;
-        self.take(end + 2);
-        Ok(Token::Plain(" "))
+        // `/*/` is open still.
+        let end = self.rest[2..].find("*/").ok_or("a /* is never closed")?;
+        let comment = self.take(end + 4);
+        let is_hint = self.dialect == Dialect::Mysql && comment.starts_with("/*+");
+        Ok(Token::Plain(if is_hint { comment } else { " " }))
     }
 
-    fn colon(&mut self) -> Token<'t> {
+    fn colon(&mut self) -> Result<Token<'t>, String> {
         let after = &self.rest[1..];
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
         let end = after.find(|c| !is_name(c)).unwrap_or(after.len());
         let name = after[..end].trim_end_matches('.');
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
-            return Token::Plain(self.take(1)); // `:=`, or a time in plain text
+            if self.dialect == Dialect::Sqlite {
+                return Err("a : without a name; use :payload, :id, …".into());
+            }
+            return Ok(Token::Plain(self.take(1))); // `:=`
         }
         self.take(1);
-        Token::Named(self.take(name.len()))
+        Ok(Token::Named(self.take(name.len())))
     }
 }
 
@@ -382,6 +429,73 @@ mod tests {
             "DELETE FROM a /* open",
         ] {
             assert!(compiled(text).is_err(), "{text}");
+        }
+    }
+
+    fn sent(text: &str, dialect: Dialect) -> Result<String, String> {
+        compile_one(text, dialect).map(|statement| statement.sql)
+    }
+
+    #[test]
+    fn two_minus_signs_are_a_comment_on_mysql_only_before_a_blank() {
+        let text = "UPDATE a SET b = 5--:id";
+        assert_eq!(sent(text, Dialect::Mysql).unwrap(), "UPDATE a SET b = 5--?");
+        assert_eq!(sent(text, Dialect::Sqlite).unwrap(), "UPDATE a SET b = 5 ");
+        for comment in ["-- :id", "--\t:id", "--\n", "--", "--- :id"] {
+            let sql = sent(&format!("DELETE FROM a {comment}"), Dialect::Mysql).unwrap();
+            assert!(!sql.contains("id") && !sql.contains("--"), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_comment_is_not_closed_by_its_own_star() {
+        let text = "SELECT 1 /*/ ; :id */";
+        assert_eq!(sent(text, Dialect::Mysql).unwrap(), "SELECT 1  ");
+        assert!(sent("SELECT 1 /*/", Dialect::Mysql).is_err());
+        let hint = "SELECT /*+ MAX_EXECUTION_TIME(9) */ 1";
+        assert_eq!(sent(hint, Dialect::Mysql).unwrap(), hint);
+    }
+
+    #[test]
+    fn brackets_quote_names_on_sqlite() {
+        let text = "SELECT [a:id;'] FROM b WHERE c = :id";
+        let sql = "SELECT [a:id;'] FROM b WHERE c = ?";
+        assert_eq!(sent(text, Dialect::Sqlite).unwrap(), sql);
+        assert!(sent("SELECT [a", Dialect::Sqlite).is_err());
+    }
+
+    #[test]
+    fn a_parameter_that_nothing_is_bound_to_is_refused_on_sqlite() {
+        for text in [
+            "SELECT @x",
+            "SELECT $x",
+            "SELECT #x",
+            "SELECT :5",
+            "SELECT a::b",
+        ] {
+            assert!(sent(text, Dialect::Sqlite).is_err(), "{text}");
+        }
+        for (text, dialect) in [
+            ("SELECT a$b, é$ FROM t$1", Dialect::Sqlite),
+            ("SELECT @x:=5, @`y`, @@sql_mode, $a", Dialect::Mysql),
+        ] {
+            assert_eq!(sent(text, dialect).as_deref(), Ok(text));
+        }
+    }
+
+    #[test]
+    fn a_nul_character_is_refused_because_sqlite_reads_no_further() {
+        assert!(sent("DELETE FROM a\0 WHERE b = 5", Dialect::Sqlite).is_err());
+    }
+
+    #[test]
+    fn no_refusal_is_as_long_as_what_it_refuses() {
+        for text in [
+            "x".repeat(10_000),
+            format!("SELECT :{}", "x".repeat(10_000)),
+        ] {
+            let refusal = sent(&text, Dialect::Mysql).unwrap_err();
+            assert!(refusal.len() < 300, "{refusal}");
         }
     }
 
