@@ -134,6 +134,9 @@ impl Database {
 /// What stands as it is in the names within a URL; all else is percent-encoded.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.');
 
+/// As [`ENCODED`], for paths, whose slashes stay.
+const ENCODED_PATH: &AsciiSet = &ENCODED.remove(b'/').remove(b'~');
+
 /// Without the password: for messages and for the names of locks.
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,11 +148,9 @@ impl fmt::Display for Database {
         let database = utf8_percent_encode(&server.database, ENCODED);
         match (&server.socket, server.host.contains(':')) {
             (Some(socket), _) => {
-                write!(
-                    f,
-                    "mysql://{user}@localhost/{database}?socket={}",
-                    socket.display()
-                )
+                let socket = socket.to_string_lossy();
+                let socket = utf8_percent_encode(&socket, ENCODED_PATH);
+                write!(f, "mysql://{user}@localhost/{database}?socket={socket}")
             }
             (None, true) => write!(
                 f,

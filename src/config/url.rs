@@ -67,6 +67,11 @@ pub(super) fn path_from(base: &Path, text: &str) -> Result<PathBuf, String> {
     if text == "~" || text.starts_with("~/") {
         return Err("must be a path written out: `~` is for shells".to_owned());
     }
+    // `//x` is `/x` here, and would not stand behind `sqlite:` as it is.
+    let text = match text.strip_prefix("//") {
+        Some(rest) => format!("/{}", rest.trim_start_matches('/')),
+        None => text.to_owned(),
+    };
     absolute(base.join(text)).map_err(|error| format!("must be a path: {error}"))
 }
 

@@ -252,6 +252,30 @@ fn no_refusal_repeats_a_password_that_was_not_encoded() {
     }
 }
 
+#[test]
+fn a_database_is_shown_as_a_url_that_leads_to_it() {
+    for text in [
+        "mysql://u@localhost/d?socket=/run/a%26b%25c%23d%40e%3Ff.sock",
+        "mysql://u@localhost/d?socket=/run/x~y/my sql.sock",
+        "mysql://a%3Ab@h/my%2Fdb",
+        "mysql://u@[2001:db8::1]:3307/d",
+    ] {
+        let database = Database::Mysql(server(text).unwrap());
+        let shown = database.to_string();
+        assert_eq!(
+            Database::Mysql(server(&shown).unwrap()),
+            database,
+            "{shown}"
+        );
+    }
+    let Ok(DatabaseUrl::Sqlite(path)) = read("sqlite:////srv//events.db") else {
+        panic!("a path")
+    };
+    assert_eq!(path, Path::new("/srv/events.db"));
+    let shown = Database::Sqlite { path: path.clone() }.to_string();
+    assert_eq!(read(&shown), Ok(DatabaseUrl::Sqlite(path)));
+}
+
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(
