@@ -159,7 +159,9 @@ fn payload(json: Option<&RawValue>, base64: Option<String>) -> Result<Option<Vec
             Err(error) => Err(format!("payload_base64: {error}")),
         },
         (Some(raw), None) if raw.get().starts_with('"') => {
-            let text: String = serde_json::from_str(raw.get()).map_err(|error| explain(&error))?;
+            // Without a column, which would be counted from where the payload begins.
+            let text: String = serde_json::from_str(raw.get())
+                .map_err(|error| format!("payload: {}", without_place(&error)))?;
             Ok(Some(text.into_bytes()))
         }
         (Some(raw), None) => Ok(Some(compact(raw.get()).into_bytes())),
@@ -185,7 +187,11 @@ fn compact(json: &str) -> String {
 
 /// serde's message; its line number would be that of a one-line text.
 fn explain(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" at line ").next().unwrap_or(&text);
-    format!("{text} (column {})", error.column())
+    format!("{} (column {})", without_place(error), error.column())
+}
+
+fn without_place(error: &serde_json::Error) -> String {
+    let mut text = error.to_string();
+    text.truncate(text.rfind(" at line ").unwrap_or(text.len()));
+    text
 }

@@ -139,6 +139,14 @@ fn every_mistake_has_its_reason() {
             "{\"type\":\"a\",\"due_at\":1,\"due_at\":2}",
             "duplicate field",
         ),
+        (
+            "{\"type\":\"a\",\"due_at\":1,\"payload\":\"\\ud800\"}",
+            "payload: unexpected end of hex escape; nothing",
+        ),
+        (
+            "{\"type\":\"a\",\"due_at\":1,\"a at line b\":1}",
+            "unknown field `a at line b`",
+        ),
     ] {
         let said = refusal(&at, lines(1) + line + "\n");
         assert!(
