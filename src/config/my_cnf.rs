@@ -11,6 +11,9 @@ use super::{ConfigError, Secret};
 /// The groups a client of either server reads.
 const GROUPS: [&str; 3] = ["client", "client-server", "client-mariadb"];
 
+/// What is read of them.
+const KEYS: [&str; 5] = ["user", "password", "host", "port", "socket"];
+
 /// What the file says about a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct MyCnf {
@@ -34,6 +37,8 @@ pub(super) fn read(path: &Path, rule: Rule) -> Result<MyCnf, ConfigError> {
 fn parse(text: &str) -> Result<MyCnf, (usize, String)> {
     let mut found = MyCnf::default();
     let mut ours = false;
+    // What editors of another system put before the first line.
+    let text = text.trim_start_matches('\u{feff}');
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with(['#', ';', '!']) {
@@ -57,6 +62,9 @@ fn parse(text: &str) -> Result<MyCnf, (usize, String)> {
 impl MyCnf {
     /// A later line wins over an earlier one, and an empty value takes back what was said.
     fn set(&mut self, key: &str, value: String) -> Result<(), String> {
+        if KEYS.contains(&key) && value.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(format!("`{key}` is no UTF-8 text: save the file as UTF-8"));
+        }
         let value = Some(value).filter(|value| !value.is_empty());
         match key {
             "user" => self.user = value,
@@ -179,6 +187,22 @@ mod tests {
         let refusal = parse("[client]\nuser = a\nport = many\n").unwrap_err();
         assert_eq!(refusal, (3, "`port` must be 0 to 65535".to_owned()));
         assert_eq!(parse("[client]\nport = 0").unwrap().port, None);
+    }
+
+    #[test]
+    fn a_mark_that_an_editor_put_first_hides_no_group() {
+        let found = parse("\u{feff}[client]\r\nuser = wiki\r\n").unwrap();
+        assert_eq!(found.user.as_deref(), Some("wiki"));
+    }
+
+    /// It would be sent as another password, and the server would say that it is wrong.
+    #[test]
+    fn a_value_that_is_no_text_is_refused_and_not_replaced() {
+        let read = |bytes: &[u8]| parse(&String::from_utf8_lossy(bytes));
+        let refusal = read(b"# caf\xe9\n[client]\npassword = h\xfcsh\n").unwrap_err();
+        let said = "`password` is no UTF-8 text: save the file as UTF-8";
+        assert_eq!(refusal, (3, said.to_owned()));
+        assert!(read(b"[client]\nprompt = \xfc\n[other]\npassword = \xfc").is_ok());
     }
 
     proptest! {
