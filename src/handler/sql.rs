@@ -189,7 +189,12 @@ fn compile_one(text: &str, dialect: Dialect) -> Result<Statement, String> {
     let mut params = Vec::new();
     while let Some(token) = scanner.next_token()? {
         match token {
-            Token::Plain(part) => sql.push_str(part),
+            Token::Plain(part) => {
+                if would_run_together(&sql, part) {
+                    sql.push(' ');
+                }
+                sql.push_str(part);
+            }
             Token::Named(name) => {
                 sql.push('?');
                 params.push(named(name)?);
@@ -239,6 +244,13 @@ fn named(name: &str) -> Result<Param, String> {
 /// Enough of a word to find it by.
 fn beginning(word: &str) -> &str {
     &word[..word.len().min(40)]
+}
+
+/// Two minus signs with the blank that a comment leaves behind them would be a comment themselves;
+/// and the driver, which looks for names of its own, misses a quote behind `-` and `/`.
+fn would_run_together(sql: &str, part: &str) -> bool {
+    (sql.ends_with('-') && part.starts_with(['-', '\'', '"', '`']))
+        || (sql.ends_with('/') && part.starts_with(['\'', '"', '`']))
 }
 
 fn first_word(sql: &str) -> String {
@@ -439,12 +451,24 @@ mod tests {
     #[test]
     fn two_minus_signs_are_a_comment_on_mysql_only_before_a_blank() {
         let text = "UPDATE a SET b = 5--:id";
-        assert_eq!(sent(text, Dialect::Mysql).unwrap(), "UPDATE a SET b = 5--?");
+        assert_eq!(
+            sent(text, Dialect::Mysql).unwrap(),
+            "UPDATE a SET b = 5- -?"
+        );
         assert_eq!(sent(text, Dialect::Sqlite).unwrap(), "UPDATE a SET b = 5 ");
+        let text = "SELECT 5--/* :id */3";
+        assert_eq!(sent(text, Dialect::Mysql).unwrap(), "SELECT 5- - 3");
         for comment in ["-- :id", "--\t:id", "--\n", "--", "--- :id"] {
             let sql = sent(&format!("DELETE FROM a {comment}"), Dialect::Mysql).unwrap();
             assert!(!sql.contains("id") && !sql.contains("--"), "{sql}");
         }
+    }
+
+    #[test]
+    fn a_quote_behind_a_sign_is_seen_by_the_driver_too() {
+        let text = "SELECT -':id', 1/\":id\"";
+        let sql = "SELECT - ':id', 1/ \":id\"";
+        assert_eq!(sent(text, Dialect::Mysql).unwrap(), sql);
     }
 
     #[test]
