@@ -275,15 +275,18 @@ impl Target {
 
     /// One line without control characters and secrets.
     fn presentable(&self, text: &str) -> String {
-        let mut text = text.to_owned();
+        // Again at the end: what was taken out may have stood within a secret.
+        let text = self.without_secrets(text.to_owned());
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let plain = words.chars().filter(|letter| !letter.is_control());
+        self.without_secrets(plain.collect())
+    }
+
+    fn without_secrets(&self, mut text: String) -> String {
         for secret in &self.secrets {
             text = text.replace(secret, "***");
         }
-        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        words
-            .chars()
-            .filter(|letter| !letter.is_control())
-            .collect()
+        text
     }
 }
 

@@ -181,6 +181,16 @@ fn a_secret_that_the_answer_repeats_is_not_shown() {
 }
 
 #[test]
+fn a_secret_that_only_control_characters_take_apart_is_not_shown_either() {
+    let server = Server::start(|_| answer("403 No", "", "no s3cr3t\0-t0\u{1b}ken here"));
+    let mut http = http(server.url("/"));
+    http.headers
+        .insert("X-Token".to_owned(), Secret::new("s3cr3t-t0ken"));
+    let verdict = Runner::of(&http).fire(event(1, b"{}")).verdict;
+    assert_eq!(verdict, failed("HTTP 403: no *** here"));
+}
+
+#[test]
 fn a_redirect_within_the_origin_repeats_the_request() {
     for (status, absolute) in [("307 Temporary", false), ("308 Permanent", true)] {
         let server = Server::start(move |seen| {
