@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use crate::config::{CommandConfig, Mode, TypeConfig};
 use crate::handler::Handler;
 
-mod answer;
+pub mod answer;
 mod batch;
 mod each;
 mod ending;

@@ -18,6 +18,7 @@ mod cron;
 mod face;
 mod failing_calls;
 mod fence;
+mod foreign;
 mod harness;
 mod http;
 mod layering;

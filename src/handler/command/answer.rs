@@ -9,15 +9,17 @@ use crate::event::{EventId, MAX_ERROR_BYTES, keep_tail};
 use crate::handler::Verdict;
 
 /// The longest line that is read, in bytes.
-pub(super) const MAX_LINE: usize = 64 * 1024;
+pub const MAX_LINE: usize = 64 * 1024;
 /// The longest delay a handler may wish for.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(366 * 24);
 
 /// One line that answers for one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) id: EventId,
-    pub(super) verdict: Verdict,
+pub struct Answer {
+    /// Which.
+    pub id: EventId,
+    /// What became of it.
+    pub verdict: Verdict,
 }
 
 /// Reads one line; `None`: it answers nothing.
@@ -25,7 +27,7 @@ pub(super) struct Answer {
 /// `"dead": true` gives up; otherwise an `error` is a failure, with the handler's own delay if
 /// there is a `retry_after`; otherwise `"ok": true` is done; otherwise a `retry_after` is "try
 /// later"; otherwise `"ok": false` is a failure. `null` counts as absent.
-pub(super) fn parse(line: &[u8]) -> Option<Answer> {
+pub fn parse(line: &[u8]) -> Option<Answer> {
     let mut fields: Map<String, Value> = serde_json::from_slice(line).ok()?;
     fields.retain(|_, value| !value.is_null());
     let id = EventId(fields.get("id")?.as_i64()?);
@@ -88,7 +90,7 @@ fn error_text(value: &Value) -> Option<String> {
 
 /// One line of output, whole or not.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub enum Line {
     /// A line, without its end.
     Whole(Vec<u8>),
     /// The beginning of a line that is longer than [`MAX_LINE`]; the rest is thrown away.
@@ -97,7 +99,7 @@ pub(super) enum Line {
 
 /// Cuts a stream of bytes into lines.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub struct Lines {
     unread: Vec<u8>,
     is_skipping: bool,
 }
@@ -105,7 +107,7 @@ pub(super) struct Lines {
 impl Lines {
     /// Takes the next bytes and calls `take` for each line that they complete. Blank lines are
     /// left out.
-    pub(super) fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Line)) {
+    pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Line)) {
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             let (text, is_end) = match piece.strip_suffix(b"\n") {
                 Some(text) => (text, true),
@@ -119,7 +121,7 @@ impl Lines {
     }
 
     /// The stream is over: what is left is a line too.
-    pub(super) fn end(&mut self, mut take: impl FnMut(Line)) {
+    pub fn end(&mut self, mut take: impl FnMut(Line)) {
         let line = std::mem::take(&mut self.unread);
         let was_skipping = std::mem::take(&mut self.is_skipping);
         if !was_skipping && !line.trim_ascii().is_empty() {
