@@ -31,6 +31,7 @@ impl Runner<'_> {
             progress: Some(&progress),
             gate: None,
             unsure: self.unsure,
+            closes: None,
         };
         let settled = self
             .store

@@ -50,7 +50,7 @@ impl Runner<'_> {
             }
             for (epoch, acks) in by_epoch {
                 let owner = epoch.map_or(Owner::Orphan, Owner::Claim);
-                self.settle_recovered(owner, &acks, now)?;
+                self.settle_recovered(owner, &acks, None, now)?;
             }
         }
     }
@@ -98,6 +98,7 @@ impl Runner<'_> {
         &mut self,
         owner: Owner,
         acks: &[Ack],
+        closes: Option<i64>,
         now: UnixSeconds,
     ) -> Result<(), Trouble> {
         let writer = Writer {
@@ -106,6 +107,7 @@ impl Runner<'_> {
             progress: None,
             gate: Some(self.lease.gate(now)),
             unsure: false,
+            closes,
         };
         let surprises = self.store.settle(owner, writer, acks)?;
         for ack in acks {
@@ -141,12 +143,13 @@ impl Runner<'_> {
         suspects: &mut Suspects,
     ) -> Result<(), Trouble> {
         let types = &self.config.types;
+        let mut lost = None;
         if let Some((type_name, first, last)) = &run.wave
             && let Some(config) = types.get(type_name)
             && matches!(config.handler, HandlerConfig::Sql(_))
         {
             if first == last {
-                self.count_loss(config, *first, run, now)?;
+                lost = self.lost_with(config, *first, run)?;
             } else {
                 suspects
                     .entry(type_name.clone())
@@ -154,24 +157,21 @@ impl Runner<'_> {
                     .push((*first, *last));
             }
         }
-        self.store.close_dead_run(run.run_id, now)?;
-        Ok(())
+        // The loss and the row's end in one transaction, or it would be counted again; gated, or
+        // this run, fenced meanwhile, would take its successor for dead.
+        self.settle_recovered(Owner::Nobody, lost.as_slice(), Some(run.run_id), now)
     }
 
-    /// The run died with this one event in hand.
-    fn count_loss(
+    /// What becomes of the one event that a run died with in hand, if it is still there.
+    fn lost_with(
         &mut self,
         config: &TypeConfig,
         id: EventId,
         run: &OpenRun,
-        now: UnixSeconds,
-    ) -> Result<(), Trouble> {
+    ) -> Result<Option<Ack>, Trouble> {
         let rows = self.store.ready_rows(&[id], UnixSeconds::MAX)?;
-        let Some(event) = rows.into_iter().next() else {
-            return Ok(());
-        };
         let error = format!("its run (epoch {}) died", run.epoch);
-        let ack = Ack::unstarted(&event, lost_with_run(config, &event, error));
-        self.settle_recovered(Owner::Nobody, &[ack], now)
+        let ack = |event| Ack::unstarted(event, lost_with_run(config, event, error));
+        Ok(rows.first().map(ack))
     }
 }

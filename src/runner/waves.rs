@@ -354,6 +354,7 @@ impl Runner<'_> {
             progress: None,
             gate,
             unsure: false,
+            closes: None,
         };
         let surprises = self.store.settle(Owner::Ready(self.cutoff), writer, acks)?;
         for ack in acks {

@@ -75,8 +75,9 @@ impl Store {
         })
     }
 
-    /// Closes the row of a run that died; its counts and last wave stay as they were.
-    pub fn close_dead_run(&mut self, run_id: i64, now: UnixSeconds) -> DbResult<()> {
+    /// Closes the row of a run that died; its counts and last wave stay as they were. To be called
+    /// in a transaction that the lease gates.
+    pub(super) fn close_dead_run(&mut self, run_id: i64, now: UnixSeconds) -> DbResult<()> {
         let sql = format!(
             "UPDATE /*_*/event_runs SET finished_at = {now}, stop = COALESCE(stop, 'died') \
              WHERE run_id = {run_id} AND finished_at IS NULL"

@@ -92,6 +92,8 @@ pub struct Writer<'a> {
     pub gate: Option<Gate<'a>>,
     /// An earlier COMMIT of the same acks got no answer: they may be recorded already.
     pub unsure: bool,
+    /// A run that died, whose row is closed in the same transaction.
+    pub closes: Option<i64>,
 }
 
 impl Ack {
@@ -116,6 +118,7 @@ impl Writer<'static> {
             progress: None,
             gate: None,
             unsure: false,
+            closes: None,
         }
     }
 }
@@ -125,7 +128,7 @@ impl Writer<'static> {
 pub struct Surprises {
     /// Rows that somebody deleted meanwhile.
     pub withdrawn: Vec<EventId>,
-    /// Rows that somebody else claimed meanwhile.
+    /// Rows that somebody else claimed or recorded meanwhile.
     pub fenced: Vec<EventId>,
     /// Rows whose key a newer event has taken: cancelled instead of put back.
     pub superseded: Vec<EventId>,
@@ -158,6 +161,9 @@ impl Store {
                 store.record_withdrawn(writer, acks, &surprises.withdrawn)?;
                 if let Some((progress, run_id)) = writer.progress.zip(writer.run_id) {
                     store.write_progress(run_id, progress)?;
+                }
+                if let Some(run_id) = writer.closes {
+                    store.close_dead_run(run_id, writer.now)?;
                 }
                 Ok(superseded)
             });
@@ -415,7 +421,9 @@ impl Store {
         let rows = self.sql(&rows);
         let read = |row: &dyn Row| (EventId(row.int(0)), row.int(1) == 1, row.int(2) == 1);
         let found = query_all(&mut *self.db, &rows, &[], read)?;
-        let recorded = self.recorded_by(writer.run_id, &ids)?;
+        let recorded = self.recorded(&ids)?;
+        let by_us = |id| recorded.contains(&(id, writer.run_id));
+        let by_others = |id| recorded.iter().any(|(other, _)| *other == id);
         left.retain(|ack| match found.iter().find(|(id, _, _)| *id == ack.id) {
             Some((_, true, _)) => true,
             Some((_, false, true)) if writer.unsure => false, // put back by that COMMIT
@@ -424,8 +432,11 @@ impl Store {
                 false
             }
             None => {
-                // Gone, because an earlier COMMIT of ours whose answer was lost did succeed.
-                if !recorded.contains(&ack.id) {
+                if writer.run_id.is_some() && by_us(ack.id) {
+                    // An earlier COMMIT of ours whose answer was lost did succeed.
+                } else if by_others(ack.id) {
+                    surprises.fenced.push(ack.id);
+                } else {
                     surprises.withdrawn.push(ack.id);
                 }
                 false
@@ -434,16 +445,15 @@ impl Store {
         Ok(())
     }
 
-    /// Which of `ids` this run has already written to history.
-    fn recorded_by(&mut self, run_id: Option<i64>, ids: &str) -> DbResult<Vec<EventId>> {
-        let Some(run_id) = run_id else {
-            return Ok(Vec::new());
-        };
+    /// Which of `ids` are in history, and by which run: what was put back by hand since then is not.
+    fn recorded(&mut self, ids: &str) -> DbResult<Vec<(EventId, Option<i64>)>> {
         let sql = format!(
-            "SELECT event_id FROM /*_*/event_history WHERE event_id IN ({ids}) AND run_id = {run_id}"
+            "SELECT event_id, run_id FROM /*_*/event_history WHERE event_id IN ({ids}) \
+             AND (resolved_as IS NULL OR resolved_as <> 'retried')"
         );
         let sql = self.sql(&sql);
-        query_all(&mut *self.db, &sql, &[], |row| EventId(row.int(0)))
+        let read = |row: &dyn Row| (EventId(row.int(0)), row.opt_int(1));
+        query_all(&mut *self.db, &sql, &[], read)
     }
 
     /// The rows are gone, so their history tells only what the run remembers of them.

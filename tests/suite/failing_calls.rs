@@ -11,7 +11,7 @@ use punctual::db::Access;
 use punctual::runner::{self, Options, World};
 
 use crate::plans::loaded;
-use crate::runs::fired;
+use crate::runs::{fired, now};
 use crate::support::failing::{Failure, Trigger};
 use crate::support::site::Site;
 
@@ -50,6 +50,41 @@ on_both_databases! {
     fn a_full_disk_at_any_call_loses_and_doubles_nothing(site: &Site) {
         fail_each_call(site, Failure::Full);
     }
+
+    fn a_loss_is_counted_once_whichever_call_of_the_recovery_fails(site: &Site) {
+        site.config(TYPES).init();
+        for call in 1..ENOUGH {
+            start_with_a_dead_wave(site);
+            let trigger = Trigger::at(call, Failure::Lost);
+            run_with(site, &trigger);
+            site.punctual(["run"]).ok();
+            let losses = "SELECT losses FROM scheduled_events WHERE type = 'effect'";
+            assert_eq!(site.query_i64(losses), 1, "call {call}");
+            if !trigger.is_spent() {
+                assert!(call > 20, "a run makes more calls than {call}");
+                return;
+            }
+        }
+        panic!("a run of one event makes {ENOUGH} calls");
+    }
+}
+
+/// What a run leaves that died with one event of a `sql` type in hand. It is put off, so that no run
+/// of this test has it in hand again.
+fn start_with_a_dead_wave(site: &Site) {
+    for table in ["scheduled_events", "event_history", "event_runs"] {
+        site.sql(&format!("DELETE FROM {table}"));
+    }
+    let later = now() + 86_400;
+    site.sql(&format!(
+        "INSERT INTO scheduled_events (id, type, due_at) VALUES (1000000, 'effect', {later})"
+    ));
+    site.sql("INSERT INTO scheduled_events (type, due_at) VALUES ('least', 1)");
+    site.sql(
+        "INSERT INTO event_runs (epoch, host, pid, lock_id, started_at, cutoff, wave_type, \
+         wave_first_id, wave_last_id) VALUES (77, 'here', 1, 'lock', 1, 1, 'effect', 1000000, \
+         1000000)",
+    );
 }
 
 fn fail_each_call(site: &Site, failure: Failure) {

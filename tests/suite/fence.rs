@@ -12,6 +12,7 @@ use punctual::runner::{self, Options, World};
 use crate::plans::loaded;
 use crate::runs::{fired, insert, signal};
 use crate::support::process::eventually;
+use crate::support::recorder::Recording;
 use crate::support::site::Site;
 
 const SLOW: &str = "[run]\nlease_ttl = \"6s\"\nbatch_size = 3\n\
@@ -63,6 +64,62 @@ fn a_run_that_slept_past_its_lease_fires_nothing_more_and_doubles_nothing() {
     // What the fenced run gave back is the next tick's.
     site.punctual(["run"]).ok();
     assert_eq!(site.query_i64(done), 20);
+}
+
+#[test]
+fn a_run_whose_claim_ran_out_records_nothing_beside_the_run_that_took_its_event() {
+    let site = Site::mariadb();
+    site.config(
+        "[type.slow]\nhandler = \"command\"\nat_most_once = true\n\
+         command = [\"sh\", \"-c\", \"echo $PUNCTUAL_EVENT_ID >> fired; \
+         while [ ! -e go ]; do sleep 0.05; done\"]\n",
+    )
+    .init();
+    insert(&site, "slow", 1);
+    let first = site.spawn(["run", "--json"]);
+    eventually("the handler works", || !fired(&site).is_empty());
+    signal(first.pid(), "STOP");
+    // As if the lease and the claim had run out: another host may presume the event lost.
+    site.sql("UPDATE event_lease SET beat_at = 1");
+    site.sql("UPDATE scheduled_events SET claim_until = 1");
+    let second = run_past_both_locks(&site);
+    assert_eq!(second.counts.unknown, 1, "{second:?}");
+    site.write("go", "");
+    signal(first.pid(), "CONT");
+    let ended = site.finish(first);
+
+    let history = site.rows("SELECT event_id, outcome FROM event_history");
+    assert_eq!(history, [["1", "unknown"]], "{ended:?}");
+    assert_eq!(ended.json()["withdrawn"], 0, "{ended:?}");
+    let logged = "SELECT COUNT(*) FROM event_log WHERE decision = 'fenced' AND event_id = 1";
+    assert_eq!(site.query_i64(logged), 1);
+}
+
+on_both_databases! {
+    fn a_run_fenced_while_it_recovers_does_not_take_its_successor_for_dead(site: &Site) {
+        site.config("[type.note]\nhandler = \"command\"\ncommand = [\"true\"]\n").init();
+        insert(site, "note", 1);
+        let recording = Recording::default();
+        let takeover = site.sql_later(&[
+            "INSERT INTO event_runs (epoch, host, pid, lock_id, started_at, cutoff) \
+             VALUES (7000000000, 'far away', 1, 'another lock', 1, 1)",
+            "UPDATE event_lease SET epoch = 7000000000, holder = 'somebody'",
+        ]);
+        recording.before_query("finished_at IS NULL", takeover);
+        let config = loaded(site);
+        let connect = |database: &Database, access: Access, clock: Clock| {
+            Ok(recording.of(punctual::db::connect(database, access, clock)?))
+        };
+        let world = World {
+            clock: Clock::system(),
+            connect: &connect,
+            watchdog: Path::new(env!("CARGO_BIN_EXE_punctual")),
+        };
+        let report = runner::run(&config, &Options::of(&config), world, &mut |_| {});
+        assert_eq!(report.expect("a run").stop.as_str(), "fenced");
+        let open = "SELECT COUNT(*) FROM event_runs WHERE finished_at IS NULL";
+        assert_eq!(site.query_i64(open), 1, "the run at work is still at work");
+    }
 }
 
 /// A run whose state directory is another one, as on another host, and whose advisory lock says

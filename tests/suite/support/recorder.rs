@@ -22,6 +22,7 @@ type Look = Box<dyn FnMut()>;
 pub(crate) struct Recording {
     statements: Rc<RefCell<Vec<Recorded>>>,
     before_commit: Rc<RefCell<Option<Look>>>,
+    before_query: Rc<RefCell<Option<(&'static str, Look)>>>,
 }
 
 impl Recording {
@@ -36,6 +37,11 @@ impl Recording {
     /// Calls `look` before each COMMIT.
     pub(crate) fn before_commit(&self, look: impl FnMut() + 'static) {
         *self.before_commit.borrow_mut() = Some(Box::new(look));
+    }
+
+    /// Calls `look` before the first query in which `part` stands.
+    pub(crate) fn before_query(&self, part: &'static str, look: impl FnMut() + 'static) {
+        *self.before_query.borrow_mut() = Some((part, Box::new(look)));
     }
 
     /// The statements so far.
@@ -78,6 +84,11 @@ impl Db for Recorder {
 
     fn query(&mut self, sql: &str, params: &[Value<'_>], on_row: &mut OnRow<'_>) -> DbResult<()> {
         self.recording.note(sql, params);
+        let is_it = |(part, _): &mut (&str, Look)| sql.contains(*part);
+        let look = self.recording.before_query.borrow_mut().take_if(is_it);
+        if let Some((_, mut look)) = look {
+            look();
+        }
         self.db.query(sql, params, on_row)
     }
 

@@ -233,6 +233,26 @@ impl Site {
         self
     }
 
+    /// Runs statements when it is called: what another session does in the middle of a run.
+    pub(crate) fn sql_later(&self, statements: &'static [&'static str]) -> impl FnMut() + 'static {
+        type Session = Box<dyn FnMut(&str) -> Result<(), String>>;
+        let mut run: Session = match &self.database {
+            Database::Sqlite(path) => {
+                let path = path.clone();
+                Box::new(move |text| open(&path).execute_batch(text).map_err(|e| e.to_string()))
+            }
+            Database::Mariadb(database) => {
+                let mut session = database.connect();
+                Box::new(move |text| session.query_drop(text).map_err(|e| e.to_string()))
+            }
+        };
+        move || {
+            for statement in statements {
+                run(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+            }
+        }
+    }
+
     /// The one number that `query` answers.
     #[track_caller]
     pub(crate) fn query_i64(&self, query: &str) -> i64 {
