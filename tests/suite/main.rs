@@ -22,6 +22,7 @@ mod foreign;
 mod harness;
 mod http;
 mod layering;
+mod model;
 mod overlap;
 mod php;
 mod plans;
