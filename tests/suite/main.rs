@@ -31,6 +31,7 @@ mod processes;
 mod readme;
 mod runs;
 mod schema;
+mod security;
 mod spawn;
 mod tls;
 mod volume;
