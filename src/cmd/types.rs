@@ -16,9 +16,9 @@ pub fn is_configured(config: &Config, name: &str) -> bool {
     config.types.is_empty() || config.types.contains_key(name)
 }
 
-/// `; did you mean …?`, or nothing.
+/// `; did you mean …?`, or nothing; escaped, for names of types may hold anything.
 pub fn hint(config: &Config, name: &str) -> String {
-    did_you_mean(name, config.types.keys().map(String::as_str))
+    output::escape(&did_you_mean(name, config.types.keys().map(String::as_str)))
 }
 
 /// That no type is called `name`, and what to do about it.

@@ -52,15 +52,18 @@ on_both_databases! {
     fn what_stands_in_a_row_reaches_no_terminal_raw(site: &Site) {
         site.config(
             "[type.note]\nhandler = \"command\"\nretries = 0\n\
-             command = [\"sh\", \"-c\", \"cat >&2; exit 1\"]\n",
+             command = [\"sh\", \"-c\", \"cat >&2; exit 1\"]\n\
+             [type.\"h\\u001bc\\npunctual: forged\"]\nhandler = \"command\"\n\
+             command = [\"true\"]\n",
         )
         .init();
         let due = now() - 90;
-        let other = "h\u{1b}c\npunctual: forged";
+        let other = "h\u{1b}c\npunctual: forged"; // a type of the configuration: the log names it
         site.sql(&format!(
             "INSERT INTO scheduled_events (id, type, due_at, payload, unique_key, last_error, \
              origin) VALUES (1, 'note', {due}, '{LOUD}', '{LOUD}', '{LOUD}', '{LOUD}'), \
-             (2, '{other}', {due}, '{LOUD}', '{LOUD}', '{LOUD}', '{LOUD}')"
+             (2, '{other}', {due}, '{LOUD}', '{LOUD}', '{LOUD}', '{LOUD}'), \
+             (3, 'x{other}', {due}, '{LOUD}', '{LOUD}', '{LOUD}', '{LOUD}')"
         ));
         site.sql(&format!(
             "INSERT INTO event_log (logged_at, event_id, type, decision, detail) \
@@ -85,6 +88,7 @@ on_both_databases! {
             &["list", "--history"],
             &["show", "1"],
             &["why", "2"],
+            &["why", "3"],
             &["status"],
             &["check"],
             &["run", "--dry-run"],
