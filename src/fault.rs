@@ -6,13 +6,83 @@
 //!
 //! | variable | what it does |
 //! | --- | --- |
-//! | `PUNCTUAL_FAULT_POINT=NAME[:N]` | the N-th time (default 1) that the run passes this [`point`] … |
-//! | `PUNCTUAL_FAULT_ACT=kill` or `stop` | … it gets SIGKILL (default) or SIGSTOP |
+//! | `PUNCTUAL_FAULT_POINT=NAME[:N][=ACT],…` | the N-th time (default 1) that the run passes this [`point`] … |
+//! | `PUNCTUAL_FAULT_ACT=kill` or `stop` | … it gets SIGKILL (default) or SIGSTOP, unless ACT says otherwise; |
+//! | `PUNCTUAL_FAULT_HOLD=DIR` | where ACT is `hold`, the run makes `DIR/NAME:N.held`, in which stand the points passed so far with their numbers, and waits there until `DIR/NAME:N.go` exists |
 //! | `PUNCTUAL_FAULT_CLOCK=FILE` | moves the clock that decides what is due by as many seconds as stand in FILE, read anew each time |
 //! | `PUNCTUAL_FAULT_LOCKS=open` | the file lock and the advisory lock say yes to everybody |
 
-/// The crash points of a run, in the order in which a run passes them.
-pub const POINTS: &[&str] = &[];
+/// The crash points of a run, more or less in the order in which a run passes them: the name, and
+/// where it is.
+pub const POINTS: &[(&str, &str)] = &[
+    ("lock.file", "the file lock is held"),
+    (
+        "lock.advisory",
+        "the advisory lock is held (SQLite has none)",
+    ),
+    ("peek.done", "what is due has been looked at"),
+    (
+        "lease.commit",
+        "lease taken and run row written, not committed",
+    ),
+    ("lease.taken", "lease and run row committed"),
+    ("recover.begin", "recovery begins"),
+    (
+        "recover.settled",
+        "what a dead run held is committed as ready, `unknown` or `dead`",
+    ),
+    ("recover.closed", "the row of a dead run is closed"),
+    ("recover.done", "recovery is over"),
+    ("watchdog.armed", "the watchdog stands, nothing is claimed"),
+    ("lanes.planned", "the types that may fire are known"),
+    ("claim.selected", "the ids of a wave are chosen"),
+    ("claim.commit", "rows marked as running, not committed"),
+    ("claim.committed", "claim committed, nothing of it started"),
+    (
+        "trace.committed",
+        "the trace of a wave of effects is committed",
+    ),
+    (
+        "effect.before",
+        "within the transaction, before the statements of one event",
+    ),
+    ("effect.after", "within the transaction, after them"),
+    ("fire.before", "before a process or a request is started"),
+    (
+        "fire.unguarded",
+        "process started, the watchdog does not know of it yet",
+    ),
+    ("fire.after", "process or request started"),
+    ("attempt.ended", "an attempt has ended, its ack waits"),
+    ("ack.history", "rows copied to history, not committed"),
+    (
+        "ack.deleted",
+        "rows copied to history and deleted, not committed",
+    ),
+    ("ack.commit", "all acks of a group written, not committed"),
+    ("ack.committed", "acks committed, nothing more done"),
+    (
+        "wave.commit",
+        "effects and their records written, not committed",
+    ),
+    ("wave.committed", "effects and their records committed"),
+    ("release.begin", "about to give back what was not started"),
+    ("release.rows", "given back, not committed"),
+    ("release.committed", "given back and committed"),
+    ("end.waited", "nothing is under way any more"),
+    ("end.recorded", "all that ended is recorded"),
+    ("prune.chunk", "a chunk of old rows is gone"),
+    ("prune.done", "old rows are gone and that is noted"),
+    (
+        "close.commit",
+        "run row closed and lease given back, not committed",
+    ),
+    ("close.committed", "run row closed and lease given back"),
+    (
+        "lock.drop",
+        "the watchdog is gone, the file lock is still held",
+    ),
+];
 
 /// A crash point: named as in [`POINTS`].
 #[cfg(not(feature = "fault-injection"))]
@@ -38,35 +108,34 @@ pub use armed::{clock_shift, locks_are_open, point};
 
 #[cfg(feature = "fault-injection")]
 mod armed {
-    use std::path::PathBuf;
-    use std::sync::LazyLock;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
+    use std::sync::{LazyLock, Mutex};
+    use std::time::Duration;
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    struct Fault {
-        name: String,
-        left: AtomicU32,
-        signal: Signal,
+    #[derive(Clone, Copy)]
+    enum Act {
+        Send(Signal),
+        Hold,
     }
 
-    static FAULT: LazyLock<Option<Fault>> = LazyLock::new(|| {
-        let wanted = std::env::var("PUNCTUAL_FAULT_POINT").ok()?;
-        let (name, nth) = wanted.split_once(':').unwrap_or((&wanted, "1"));
-        assert!(
-            super::POINTS.contains(&name),
-            "no crash point is named {name}"
-        );
-        let signal = match std::env::var("PUNCTUAL_FAULT_ACT").as_deref() {
-            Ok("stop") => Signal::STOP,
-            _ => Signal::KILL,
-        };
-        Some(Fault {
-            name: name.to_owned(),
-            left: AtomicU32::new(nth.parse().expect("PUNCTUAL_FAULT_POINT=NAME:N")),
-            signal,
-        })
+    struct Fault {
+        name: String,
+        nth: u32,
+        act: Act,
+    }
+
+    static FAULTS: LazyLock<Vec<Fault>> = LazyLock::new(|| {
+        let wanted = std::env::var("PUNCTUAL_FAULT_POINT").unwrap_or_default();
+        let usual = std::env::var("PUNCTUAL_FAULT_ACT").unwrap_or_else(|_| "kill".to_owned());
+        let wanted = wanted.split(',').filter(|fault| !fault.is_empty());
+        wanted.map(|fault| parse(fault, &usual)).collect()
     });
+
+    /// How often each point was passed.
+    static PASSED: Mutex<BTreeMap<&str, u32>> = Mutex::new(BTreeMap::new());
 
     static CLOCK: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| std::env::var_os("PUNCTUAL_FAULT_CLOCK").map(PathBuf::from));
@@ -74,18 +143,70 @@ mod armed {
     static LOCKS_ARE_OPEN: LazyLock<bool> =
         LazyLock::new(|| std::env::var("PUNCTUAL_FAULT_LOCKS").is_ok_and(|word| word == "open"));
 
+    fn parse(fault: &str, usual: &str) -> Fault {
+        let (place, act) = fault.split_once('=').unwrap_or((fault, usual));
+        let (name, nth) = place.split_once(':').unwrap_or((place, "1"));
+        assert!(is_listed(name), "no crash point is named {name}");
+        Fault {
+            name: name.to_owned(),
+            nth: nth.parse().expect("PUNCTUAL_FAULT_POINT=NAME:N"),
+            act: match act {
+                "kill" => Act::Send(Signal::KILL),
+                "stop" => Act::Send(Signal::STOP),
+                "hold" => Act::Hold,
+                other => panic!("a crash point cannot {other}"),
+            },
+        }
+    }
+
+    fn is_listed(name: &str) -> bool {
+        super::POINTS.iter().any(|&(known, _)| known == name)
+    }
+
     /// A crash point: named as in [`super::POINTS`].
     ///
     /// # Panics
     /// Where the fault asked for makes no sense.
     pub fn point(name: &'static str) {
-        debug_assert!(super::POINTS.contains(&name), "{name} is not listed");
-        if let Some(fault) = &*FAULT
-            && fault.name == name
-            && fault.left.fetch_sub(1, Ordering::Relaxed) == 1
-        {
-            let sent = kill_process(getpid(), fault.signal);
-            sent.expect("a process may signal itself");
+        debug_assert!(is_listed(name), "{name} is not listed");
+        if FAULTS.is_empty() {
+            return;
+        }
+        let nth = pass(name);
+        let here = |fault: &&Fault| fault.name == name && fault.nth == nth;
+        for fault in FAULTS.iter().filter(here) {
+            match fault.act {
+                Act::Send(signal) => {
+                    kill_process(getpid(), signal).expect("a process may signal itself");
+                }
+                Act::Hold => hold(name, nth),
+            }
+        }
+    }
+
+    fn pass(name: &'static str) -> u32 {
+        let mut passed = PASSED.lock().expect("no panic while it is held");
+        let count = passed.entry(name).or_default();
+        *count += 1;
+        *count
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "held at a crash point, in tests only"
+    )]
+    fn hold(name: &str, nth: u32) {
+        let dir = std::env::var_os("PUNCTUAL_FAULT_HOLD").expect("PUNCTUAL_FAULT_HOLD=DIR");
+        let file = |end: &str| Path::new(&dir).join(format!("{name}:{nth}.{end}"));
+        let passed = PASSED.lock().expect("no panic while it is held").clone();
+        let lines = passed
+            .iter()
+            .map(|(name, count)| format!("{name} {count}\n"));
+        // Under its name only once it is whole.
+        std::fs::write(file("part"), lines.collect::<String>()).expect("a directory to write to");
+        std::fs::rename(file("part"), file("held")).expect("a file of ours");
+        while !file("go").exists() {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

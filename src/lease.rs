@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{UnixSeconds, monotonic};
 use crate::event::Epoch;
+use crate::fault::point;
 use crate::lock::LockId;
 use crate::store::claim::Gate;
 use crate::store::lease::{Claimant, LeaseRow};
@@ -75,7 +76,9 @@ impl Lease {
             if !store.take_lease(seen.epoch, epoch, &claimant, proven_dead, by.now)? {
                 return Err(Stopped::Fenced);
             }
-            Ok(store.start_run(&run)?)
+            let run_id = store.start_run(&run)?;
+            point("lease.commit");
+            Ok(run_id)
         });
         match taken {
             Ok(run_id) => Ok(Some((

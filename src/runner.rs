@@ -14,6 +14,7 @@ use crate::db::{Access, AdvisoryLock, Db, DbError, DbResult};
 use crate::error::Failure;
 use crate::event::EventId;
 use crate::fair::Turns;
+use crate::fault::point;
 use crate::lease::{Applicant, Lease};
 use crate::lock::{self, Asked, FileLock};
 use crate::spawn::Reactor;
@@ -230,6 +231,7 @@ pub fn run(
             return Ok(Report::without_work(Stop::Locked, clock.now(), clock.now()));
         }
     };
+    point("lock.file");
     let mut store = world.store(config)?;
     let install = store.install()?;
     let host = lock::host_name();
@@ -243,9 +245,11 @@ pub fn run(
     if advisory == AdvisoryLock::Unsupported && !config.is_sqlite() {
         log::warn!("this server keeps no advisory locks; the lease alone keeps runs apart");
     }
+    point("lock.advisory");
     let peek = store
         .peek()?
         .context("event_lease has no row named `run`; run `punctual init`")?;
+    point("peek.done");
     let at_rest = nothing_waits(&peek, now);
     if at_rest && peek.next_due.is_none_or(|due| due > cutoff) {
         return idle(&mut store, &peek, now, cutoff);
@@ -268,6 +272,7 @@ pub fn run(
         store.count_aside(&host, now)?;
         return Ok(Report::without_work(Stop::Locked, now, cutoff));
     };
+    point("lease.taken");
     log::info!(
         "run {run_id} has the lease, epoch {}, cutoff {cutoff}",
         lease.epoch

@@ -25,6 +25,7 @@ use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::Pid;
 
 use crate::clock::monotonic;
+use crate::fault::point;
 use crate::watchdog::Watchdog;
 
 mod child;
@@ -180,6 +181,7 @@ impl Reactor {
         self.next_id += 1;
         let group = child.group;
         self.children.insert(id, child);
+        point("fire.unguarded");
         self.register(id, group);
         Ok(id)
     }

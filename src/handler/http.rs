@@ -15,6 +15,7 @@ use anyhow::Context;
 use crate::clock::{Clock, monotonic};
 use crate::config::{HttpConfig, TypeConfig};
 use crate::event::{Event, EventId};
+use crate::fault::point;
 use crate::handler::{Finished, Handler, Verdict};
 use crate::spawn::{Reactor, Waker};
 
@@ -271,7 +272,9 @@ impl Handler for HttpHandler {
 
     fn start(&mut self, events: Vec<Event>, _reactor: &mut Reactor) {
         for event in events {
+            point("fire.before");
             self.begin(event);
+            point("fire.after");
         }
     }
 

@@ -8,6 +8,7 @@ use super::{Runner, Trouble};
 use crate::clock::monotonic;
 use crate::event::{Event, EventId, Outcome};
 use crate::fair::Through;
+use crate::fault::point;
 use crate::store::runs::{Counts, LogEntry, Wave};
 use crate::store::settle::{Ack, Fate, Owner, Tally, Writer};
 use crate::when::format_time;
@@ -44,6 +45,7 @@ impl Runner<'_> {
                 return Err(stopped.into());
             }
         };
+        point("ack.committed");
         for ack in &acks {
             if surprises.withdrawn.contains(&ack.id) {
                 self.counts_of(&ack.type_name).withdrawn += 1;
@@ -121,9 +123,11 @@ impl Runner<'_> {
             .map(|event| Ack::unstarted(event, Fate::Release))
             .collect();
         let writer = Writer::plain(Some(self.run_id), now);
+        point("release.begin");
         let surprises = self
             .store
             .settle(Owner::Claim(self.lease.epoch), writer, &acks)?;
+        point("release.committed");
         for ack in &acks {
             if surprises.withdrawn.contains(&ack.id) || surprises.fenced.contains(&ack.id) {
                 continue;

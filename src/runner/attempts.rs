@@ -10,6 +10,7 @@ use super::{Runner, Trouble};
 use crate::clock::monotonic;
 use crate::event::{Event, EventId};
 use crate::fair::Through;
+use crate::fault::point;
 use crate::handler::Finished;
 use crate::store::settle::Ack;
 
@@ -186,6 +187,7 @@ impl Runner<'_> {
             duration_ms: i64::try_from(finished.took.as_millis()).unwrap_or(i64::MAX),
             fate,
         });
+        point("attempt.ended");
     }
 
     fn acks_are_due(&self) -> bool {

@@ -11,6 +11,7 @@ use crate::clock::monotonic;
 use crate::db::{Db, DbResult, Dialect};
 use crate::event::{Event, EventId};
 use crate::fair::Through;
+use crate::fault::point;
 use crate::handler::{Verdict, sql};
 use crate::store::effect::{Effects, Savepoints, WaveEnd};
 use crate::store::settle::{Ack, Fate, Tally, Writer};
@@ -107,6 +108,7 @@ impl Runner<'_> {
         let gate = self.lease.gate(now);
         self.store
             .trace_wave(gate, self.run_id, &self.progress, rate)?;
+        point("trace.committed");
         self.lease.passed(since);
         Ok(())
     }
@@ -121,6 +123,7 @@ impl Runner<'_> {
             }
             match self.try_effects(at, &events, savepoints)? {
                 WaveEnd::Committed { acks, superseded } => {
+                    point("wave.committed");
                     self.progress.wave = None;
                     log::debug!("effects of {} events committed", acks.len());
                     self.count_effects(at, &acks, &superseded);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::lane::Work;
 use super::{Report, Runner, Stop, Trouble};
 use crate::clock::monotonic;
+use crate::fault::point;
 use crate::store::prune::Retention;
 use crate::store::runs::LogEntry;
 use crate::store::settle::{Ack, Fate, Owner, Tally, Writer};
@@ -24,12 +25,14 @@ const GLANCE: Duration = Duration::from_millis(500);
 impl Runner<'_> {
     pub(super) fn end(mut self) -> Report {
         self.wait_for_handlers();
+        point("end.waited");
         if self.stop == Some(Stop::DatabaseLost) {
             self.reconnect();
         }
         if let Err(trouble) = self.wind_up() {
             self.note_trouble(trouble);
         }
+        point("end.recorded");
         let remaining_due = self.store.count_due(self.cutoff).ok();
         if let Err(trouble) = self.prune() {
             self.note_trouble(trouble);
@@ -198,11 +201,13 @@ impl Runner<'_> {
         let keep = Retention::of(&self.config.run, now);
         // Prune time 0: the first run ever, which has nothing to prune.
         while self.prune_at.0 > 0 && self.store.prune_chunk(keep)? > 0 {
+            point("prune.chunk");
             if monotonic() >= give_up {
                 return Ok(()); // the next tick goes on
             }
         }
         self.store.set_prune_at(now.after(PRUNE_EVERY))?;
+        point("prune.done");
         Ok(())
     }
 
@@ -230,8 +235,11 @@ impl Runner<'_> {
             } else {
                 store.finish_run(*run_id, stop, remaining_due, now)?;
             }
-            lease.give_back(store, now)
+            lease.give_back(store, now)?;
+            point("close.commit");
+            Ok(())
         })?;
+        point("close.committed");
         Ok(())
     }
 
@@ -266,6 +274,7 @@ impl Runner<'_> {
         };
         // The watchdog goes before the lock does: a free lock means that no child lives on.
         self.reactor.finish();
+        point("lock.drop");
         report
     }
 }

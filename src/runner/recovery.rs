@@ -8,6 +8,7 @@ use super::{Runner, Trouble};
 use crate::clock::UnixSeconds;
 use crate::config::{HandlerConfig, TypeConfig};
 use crate::event::{Epoch, EventId, Outcome};
+use crate::fault::point;
 use crate::store::recover::{OpenRun, Stranded};
 use crate::store::settle::{Ack, Fate, Owner, Tally, Writer};
 
@@ -22,11 +23,13 @@ impl Runner<'_> {
     /// the waves to be replayed one event at a time.
     pub(super) fn recover(&mut self) -> Result<Suspects, Trouble> {
         let now = self.read_clock()?;
+        point("recover.begin");
         self.recover_claims(now)?;
         let mut suspects = Suspects::new();
         for run in self.store.open_runs(self.run_id)? {
             self.recover_open_run(&run, now, &mut suspects)?;
         }
+        point("recover.done");
         Ok(suspects)
     }
 
@@ -110,6 +113,7 @@ impl Runner<'_> {
             closes,
         };
         let surprises = self.store.settle(owner, writer, acks)?;
+        point("recover.settled");
         for ack in acks {
             if surprises.withdrawn.contains(&ack.id) || surprises.fenced.contains(&ack.id) {
                 continue;
@@ -159,7 +163,9 @@ impl Runner<'_> {
         }
         // The loss and the row's end in one transaction, or it would be counted again; gated, or
         // this run, fenced meanwhile, would take its successor for dead.
-        self.settle_recovered(Owner::Nobody, lost.as_slice(), Some(run.run_id), now)
+        self.settle_recovered(Owner::Nobody, lost.as_slice(), Some(run.run_id), now)?;
+        point("recover.closed");
+        Ok(())
     }
 
     /// What becomes of the one event that a run died with in hand, if it is still there.

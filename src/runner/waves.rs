@@ -15,6 +15,7 @@ use crate::config::{HandlerConfig, TypeConfig};
 use crate::db::{DbError, DbErrorKind};
 use crate::event::{EventId, Outcome};
 use crate::fair::{Through, Turn, Turns};
+use crate::fault::point;
 use crate::handler::http::HttpHandler;
 use crate::handler::{Verdict, command, sql};
 use crate::store::claim::Claim;
@@ -54,6 +55,7 @@ impl Runner<'_> {
                 let message = format!("cannot start the watchdog of child processes: {error}");
                 Trouble::Db(DbError::new(DbErrorKind::Io, message))
             })?;
+            point("watchdog.armed");
         }
         for (_, config) in due {
             let state = states.iter().find(|state| state.type_name == config.name);
@@ -78,6 +80,7 @@ impl Runner<'_> {
         log::info!("types with something due: {}", names.join(", "));
         let weights: Vec<u32> = self.lanes.iter().map(|lane| lane.config.weight).collect();
         self.turns = Turns::new(&weights, self.options.batch_size);
+        point("lanes.planned");
         Ok(())
     }
 
@@ -261,6 +264,7 @@ impl Runner<'_> {
             progress: &self.progress,
             rate: lane.take_rate(ids.len()),
         };
+        point("claim.selected");
         let events = self.store.claim(self.lease.gate(now), claim)?;
         self.lease.passed(since);
         let lane = &mut self.lanes[at];

@@ -5,6 +5,7 @@ use super::{Stopped, Store};
 use crate::clock::UnixSeconds;
 use crate::db::{DbResult, Row, id_list, query_all};
 use crate::event::{Epoch, Event, EventId};
+use crate::fault::point;
 
 /// Proof of the right to claim, renewed by the transaction it opens (RULINGS 11).
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +80,11 @@ impl Store {
             if let Some(rate) = claim.rate {
                 store.write_rate(rate, gate.now)?;
             }
-            Ok(store.write_progress(claim.run_id, claim.progress)?)
+            store.write_progress(claim.run_id, claim.progress)?;
+            point("claim.commit");
+            Ok(())
         })?;
+        point("claim.committed");
         Ok(self.claimed_rows(gate.epoch, claim.ids)?)
     }
 

@@ -12,6 +12,7 @@ use super::{EVENT_COLUMNS, Stopped, Store, read_event};
 use crate::clock::{UnixSeconds, monotonic};
 use crate::db::{Db, DbError, DbErrorKind, DbResult, id_list, query_all};
 use crate::event::{Event, EventId};
+use crate::fault::point;
 
 /// The effect of one event: runs statements on the open transaction.
 pub type Effect<'a> = dyn FnMut(&mut dyn Db, &Event) -> DbResult<()> + 'a;
@@ -167,6 +168,7 @@ impl Store {
                 // With the effects: a run that dies later did not have these in hand.
                 store.clear_wave(run_id)?;
             }
+            point("wave.commit");
             Ok(WaveEnd::Committed { acks, superseded })
         });
         match tried {
@@ -207,7 +209,7 @@ impl Store {
                 break;
             }
             self.hold_key(event)?;
-            match (effects.run)(&mut *self.db, event) {
+            match self.effect_of(event, effects) {
                 Ok(()) => acks.push((effects.judge)(event, Ok(()))),
                 Err(error) if error.is_database_trouble() => return Err(trouble(error)),
                 Err(_) => return Err(EffectError::Failed),
@@ -215,6 +217,13 @@ impl Store {
         }
         self.release_savepoint("punctual_wave")?;
         Ok(acks)
+    }
+
+    fn effect_of(&mut self, event: &Event, effects: &mut Effects<'_>) -> DbResult<()> {
+        point("effect.before");
+        let result = (effects.run)(&mut *self.db, event);
+        point("effect.after");
+        result
     }
 
     fn effects_each(
@@ -229,7 +238,7 @@ impl Store {
             }
             self.hold_key(event)?;
             self.db.execute("SAVEPOINT punctual_event", &[])?;
-            match (effects.run)(&mut *self.db, event) {
+            match self.effect_of(event, effects) {
                 Err(error) if error.is_database_trouble() => return Err(trouble(error)),
                 Err(error) => {
                     let back = self.db.execute("ROLLBACK TO SAVEPOINT punctual_event", &[]);

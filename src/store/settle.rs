@@ -9,6 +9,7 @@ use super::{Stopped, Store};
 use crate::clock::UnixSeconds;
 use crate::db::{DbError, DbErrorKind, DbResult, Row, Value, id_list, query_all};
 use crate::event::{Epoch, Event, EventId, MAX_ERROR_BYTES, Outcome, keep_tail};
+use crate::fault::point;
 use crate::when::format_time;
 
 /// Who may speak for the rows: the guard of every write by id.
@@ -165,6 +166,7 @@ impl Store {
                 if let Some(run_id) = writer.closes {
                     store.close_dead_run(run_id, writer.now)?;
                 }
+                point("ack.commit");
                 Ok(superseded)
             });
             match tried {
@@ -272,8 +274,10 @@ impl Store {
         let text = error.map(|text| keep_tail(text, MAX_ERROR_BYTES));
         let params: Vec<Value<'_>> = text.into_iter().map(Value::from).collect();
         let moved = self.db.execute(&insert, &params)?;
+        point("ack.history");
         let delete = format!("{} WHERE id IN ({ids}) AND {guard}", self.delete_events());
         let deleted = self.db.execute(&delete, &[])?;
+        point("ack.deleted");
         if moved != acks.len() as u64 || deleted != moved {
             return Err(Stopped::Changed);
         }
@@ -321,6 +325,7 @@ impl Store {
         if self.db.execute(&sql, &[])? != acks.len() as u64 {
             return Err(Stopped::Changed);
         }
+        point("release.rows");
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use super::launch::Launcher;
 use crate::clock::monotonic;
 use crate::config::TypeConfig;
 use crate::event::{Event, EventId};
+use crate::fault::point;
 use crate::handler::{Finished, Handler, Verdict};
 use crate::spawn::{ChildId, Exit, Output, Reactor};
 
@@ -65,10 +66,12 @@ impl Handler for Batch {
         let input = events.iter().flat_map(line).collect();
         let ids: BTreeSet<EventId> = events.iter().map(|event| event.id).collect();
         drop(events);
-        match self
+        point("fire.before");
+        let launched = self
             .launcher
-            .launch(reactor, input, Output::Pipe, |_| Ok(()))
-        {
+            .launch(reactor, input, Output::Pipe, |_| Ok(()));
+        point("fire.after");
+        match launched {
             Ok(child) => self.running.push(Process::new(child, ids, started)),
             Err(verdict) => {
                 let took = monotonic() - started;

@@ -10,6 +10,7 @@ use super::launch::Launcher;
 use crate::clock::monotonic;
 use crate::config::TypeConfig;
 use crate::event::{Event, EventId};
+use crate::fault::point;
 use crate::handler::{Finished, Handler};
 use crate::spawn::{ChildId, CommandSpec, Output, Reactor};
 
@@ -83,7 +84,9 @@ impl Handler for Each {
 
     fn start(&mut self, events: Vec<Event>, reactor: &mut Reactor) {
         for event in events {
+            point("fire.before");
             self.start_one(event, reactor);
+            point("fire.after");
         }
     }
 
