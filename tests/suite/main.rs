@@ -28,6 +28,7 @@ mod php;
 mod plans;
 mod policies;
 mod processes;
+mod proxies;
 mod readme;
 mod runs;
 mod schema;

@@ -3,6 +3,7 @@
 pub(crate) mod failing;
 pub(crate) mod mariadb;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod recorder;
 pub(crate) mod site;
 pub(crate) mod web;
