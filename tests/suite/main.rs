@@ -30,6 +30,8 @@ mod policies;
 mod processes;
 mod proxies;
 mod readme;
+#[cfg(feature = "fault-injection")]
+mod recovery;
 mod runs;
 mod schema;
 mod security;
