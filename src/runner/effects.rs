@@ -14,7 +14,7 @@ use crate::fair::Through;
 use crate::fault::point;
 use crate::handler::{Verdict, sql};
 use crate::store::effect::{Effects, Savepoints, WaveEnd};
-use crate::store::settle::{Ack, Fate, Tally, Writer};
+use crate::store::settle::{Ack, Writer};
 
 /// A write transaction of effects is committed once it has lasted this long: a site's own writes
 /// wait no longer (RULINGS 14, 18).
@@ -126,7 +126,7 @@ impl Runner<'_> {
                     point("wave.committed");
                     self.progress.wave = None;
                     log::debug!("effects of {} events committed", acks.len());
-                    self.count_effects(at, &acks, &superseded);
+                    self.count_effects(&acks, &superseded);
                     let last = acks.len().checked_sub(1).and_then(|last| events.get(last));
                     self.lanes[at].position = last.map(|event| (event.due_at, event.id));
                     self.note_breakers()?;
@@ -171,7 +171,7 @@ impl Runner<'_> {
         let config = &lane.config;
         let began = std::cell::Cell::new(monotonic());
         let wave_began = std::cell::Cell::new(monotonic());
-        // Whether the type's breaker will open by what this wave has met so far.
+        // The type's breaker, by what this wave has met so far; it stands once that is committed.
         let breaker = std::cell::RefCell::new(lane.breaker.clone());
         let mut effect = |db: &mut dyn Db, event: &Event| {
             began.set(monotonic());
@@ -182,8 +182,8 @@ impl Runner<'_> {
                 Ok(()) => Verdict::Done,
                 Err(error) => Verdict::failed(error.message),
             };
-            breaker.borrow_mut().record(verdict == Verdict::Done, now);
-            let (fate, _) = judge(config, event, verdict, now, jitter());
+            let (fate, health) = judge(config, event, verdict, now, jitter());
+            health.tell(&mut breaker.borrow_mut(), now);
             let took = monotonic().duration_since(began.get()).as_millis();
             Ack {
                 id: event.id,
@@ -217,26 +217,17 @@ impl Runner<'_> {
                 enough: &mut enough,
             },
         )?;
+        let breaker = breaker.into_inner();
         if matches!(end, WaveEnd::Committed { .. }) {
             self.lease.passed(since); // else the renewal was rolled back too
+            self.lanes[at].breaker = breaker;
         }
         self.unsure_effects = None;
         Ok(end)
     }
 
-    fn count_effects(&mut self, at: usize, acks: &[Ack], superseded: &[EventId]) {
-        let (_, now) = self.anchor;
+    fn count_effects(&mut self, acks: &[Ack], superseded: &[EventId]) {
         for ack in acks {
-            let failed = !matches!(
-                ack.fate,
-                Fate::Finish {
-                    tally: Tally::None,
-                    ..
-                }
-            );
-            let health = if failed { Health::Bad } else { Health::Good };
-            let lane = &mut self.lanes[at];
-            lane.judge_health(health, now);
             self.counts_of(&ack.type_name).fired += 1;
             self.count(ack, superseded.contains(&ack.id));
         }

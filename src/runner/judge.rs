@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::UnixSeconds;
 use crate::config::TypeConfig;
 use crate::event::{Event, Outcome};
+use crate::fair::Breaker;
 use crate::handler::Verdict;
 use crate::retry::backoff;
 use crate::store::settle::{Fate, Tally};
@@ -18,6 +19,17 @@ pub enum Health {
     Bad,
     /// Says nothing of the type: put off, given up, interrupted.
     Neutral,
+}
+
+impl Health {
+    /// Tells the type's breaker.
+    pub fn tell(self, breaker: &mut Breaker, now: UnixSeconds) {
+        match self {
+            Health::Good => breaker.record(true, now),
+            Health::Bad => breaker.record(false, now),
+            Health::Neutral => {}
+        }
+    }
 }
 
 /// Decides what becomes of `event` after `verdict`. `jitter` is a random number.

@@ -273,11 +273,7 @@ impl Lane {
 
     /// Tells the breaker what an attempt says about the type's health.
     pub(super) fn judge_health(&mut self, health: Health, now: UnixSeconds) {
-        match health {
-            Health::Good => self.breaker.record(true, now),
-            Health::Bad => self.breaker.record(false, now),
-            Health::Neutral => {}
-        }
+        health.tell(&mut self.breaker, now);
     }
 
     /// Whether anything of it is claimed or under way.
