@@ -14,6 +14,8 @@ mod support;
 mod bad_input;
 mod command;
 mod commands;
+#[cfg(feature = "fault-injection")]
+mod crash;
 mod cron;
 mod face;
 mod failing_calls;

@@ -92,6 +92,13 @@ impl Running {
         self.child.as_ref().map_or(0, Child::id)
     }
 
+    /// Whether it has come to its end.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn is_over(&mut self) -> bool {
+        let ended = self.child.as_mut().map(Child::try_wait);
+        matches!(ended, None | Some(Ok(Some(_))))
+    }
+
     /// Waits for the end.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Ended {
@@ -118,15 +125,18 @@ impl Drop for Running {
     }
 }
 
-/// Waits until `what` holds, looking every 10 ms; panics after a minute, which no machine needs.
+/// Waits until `what` holds, looking after 1 ms, 2 ms … and then every 10 ms; panics after a minute,
+/// which no machine needs.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
     while !holds() {
         assert!(
             start.elapsed() < Duration::from_mins(1),
             "not within a minute: {what}"
         );
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(pause);
+        pause = (pause + Duration::from_millis(1)).min(Duration::from_millis(10));
     }
 }

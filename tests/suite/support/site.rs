@@ -16,6 +16,8 @@ use tempfile::TempDir;
 use super::mariadb;
 use super::process::{Ended, Running};
 
+const PREFIX: &str = "punctual-site.";
+
 /// One site; its directory and its database go with it.
 pub(crate) struct Site {
     directory: TempDir,
@@ -32,6 +34,17 @@ impl Site {
     #[track_caller]
     pub(crate) fn sqlite() -> Self {
         let directory = new_directory();
+        let database = Database::Sqlite(directory.path().join("events.db"));
+        Self::with(directory, database)
+    }
+
+    /// As [`Site::sqlite`], in memory where there is a file system for that: nothing waits for a
+    /// disk. For tests that kill processes and leave the machine alone.
+    #[cfg(feature = "fault-injection")]
+    #[track_caller]
+    pub(crate) fn sqlite_in_memory() -> Self {
+        let shared = Path::new("/dev/shm");
+        let directory = TempDir::with_prefix_in(PREFIX, shared).unwrap_or_else(|_| new_directory());
         let database = Database::Sqlite(directory.path().join("events.db"));
         Self::with(directory, database)
     }
@@ -281,11 +294,29 @@ impl Site {
         };
         outcome.unwrap_or_else(|error| panic!("{query}: {error}"))
     }
+
+    /// As [`Site::rows`], of what a killed process left behind: nothing of it is touched. On SQLite
+    /// a copy is read, so that a hot journal is still there for who comes next.
+    #[cfg(feature = "fault-injection")]
+    #[track_caller]
+    pub(crate) fn rows_as_left(&self, query: &str) -> Vec<Vec<String>> {
+        let Database::Sqlite(path) = &self.database else {
+            return self.rows(query);
+        };
+        let beside = |path: &Path| PathBuf::from(format!("{}-journal", path.display()));
+        let copy = self.path("as-left.db");
+        fs::copy(path, &copy).expect("room on the disk");
+        if fs::copy(beside(path), beside(&copy)).is_err() {
+            // No transaction was open.
+            let _ = fs::remove_file(beside(&copy));
+        }
+        sqlite_rows(&open(&copy), query).unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
 }
 
 #[track_caller]
 fn new_directory() -> TempDir {
-    TempDir::with_prefix("punctual-site.").expect("a temporary directory")
+    TempDir::with_prefix(PREFIX).expect("a temporary directory")
 }
 
 #[track_caller]
