@@ -220,7 +220,7 @@ pub fn run(
 ) -> anyhow::Result<Report> {
     let begun = monotonic();
     let clock = world.clock;
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
     let lock_path = lock::lock_path(config)?;
     let may_lack_locks = options.allow_network_fs || !config.is_sqlite();
     let lock = match FileLock::ask(&lock_path, clock.now(), may_lack_locks)? {
@@ -278,7 +278,7 @@ pub fn run(
         lease.epoch
     );
     let reactor = Reactor::new(lock.try_clone()?, world.watchdog)?;
-    Signals::wake(&reactor)?;
+    signals.wake(&reactor)?;
     let runner = Runner {
         config,
         options,

@@ -9,6 +9,8 @@ use std::fmt;
 use crate::clock::{Clock, UnixSeconds};
 use crate::config::Database;
 
+#[cfg(any(test, feature = "fault-injection"))]
+pub mod double;
 pub mod migrate;
 pub mod mysql;
 pub mod sqlite;

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use signal_hook::SigId;
+
 use crate::spawn::Reactor;
 
-/// TERM, INT and HUP.
+/// TERM, INT and HUP; what was asked of them ends with this value.
 #[derive(Debug)]
 pub(super) struct Signals {
     received: Arc<AtomicUsize>,
+    asked: Vec<SigId>,
 }
 
 impl Signals {
@@ -20,18 +23,25 @@ impl Signals {
 
     /// From now on they end nothing by themselves.
     pub(super) fn listen() -> anyhow::Result<Self> {
-        let received = Arc::new(AtomicUsize::new(0));
+        let mut signals = Self {
+            received: Arc::new(AtomicUsize::new(0)),
+            asked: Vec::new(),
+        };
         for number in Self::NUMBERS {
             let value = usize::try_from(number).unwrap_or(0);
-            signal_hook::flag::register_usize(number, Arc::clone(&received), value)?;
+            let received = Arc::clone(&signals.received);
+            let asked = signal_hook::flag::register_usize(number, received, value)?;
+            signals.asked.push(asked);
         }
-        Ok(Self { received })
+        Ok(signals)
     }
 
     /// A signal wakes the run from waiting for its handlers.
-    pub(super) fn wake(reactor: &Reactor) -> anyhow::Result<()> {
+    pub(super) fn wake(&mut self, reactor: &Reactor) -> anyhow::Result<()> {
         for number in Self::NUMBERS {
-            signal_hook::low_level::pipe::register(number, reactor.waker_stream()?)?;
+            let waker = reactor.waker_stream()?;
+            let asked = signal_hook::low_level::pipe::register(number, waker)?;
+            self.asked.push(asked);
         }
         Ok(())
     }
@@ -41,5 +51,13 @@ impl Signals {
         i32::try_from(self.received.load(Ordering::Relaxed))
             .ok()
             .filter(|&number| number != 0)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for asked in self.asked.drain(..) {
+            signal_hook::low_level::unregister(asked);
+        }
     }
 }

@@ -11,7 +11,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{Env, Sources, load};
-use crate::db::{Cell, Dialect, OnRow, Row, Value, migrate};
+use crate::db::double::{Call, Hooks, hooked};
+use crate::db::{Cell, Row, migrate};
 
 /// A database with punctual's tables and one of the site's own, `log (id, word)`.
 struct Bed {
@@ -102,63 +103,23 @@ fn one(database: &Database, query: &str) -> String {
     found.unwrap_or_default()
 }
 
-/// A connection that asks `fails` before each statement and breaks once it says so.
-struct Faulty<F> {
-    inner: Box<dyn Db>,
-    fails: F,
-}
+/// A connection that asks `fails` before each statement and breaks once it says so; around a
+/// COMMIT it asks with `COMMIT` and `COMMITTED`.
+struct Faulty<F>(F);
 
-impl<F: FnMut(&str) -> Option<DbError>> Faulty<F> {
-    fn ask(&mut self, sql: &str) -> DbResult<()> {
-        (self.fails)(sql).map_or(Ok(()), Err)
-    }
-}
-
-impl<F: FnMut(&str) -> Option<DbError>> Db for Faulty<F> {
-    fn dialect(&self) -> Dialect {
-        self.inner.dialect()
-    }
-    fn execute(&mut self, sql: &str, params: &[Value<'_>]) -> DbResult<u64> {
-        self.ask(sql)?;
-        self.inner.execute(sql, params)
-    }
-    fn query(&mut self, sql: &str, params: &[Value<'_>], on_row: &mut OnRow<'_>) -> DbResult<()> {
-        self.ask(sql)?;
-        self.inner.query(sql, params, on_row)
-    }
-    fn begin(&mut self) -> DbResult<()> {
-        self.ask("BEGIN")?;
-        self.inner.begin()
-    }
-    fn commit(&mut self) -> DbResult<()> {
-        self.ask("COMMIT")?;
-        self.inner.commit()?;
-        self.ask("COMMITTED")
-    }
-    fn rollback(&mut self) {
-        self.inner.rollback();
-    }
-    fn last_insert_id(&self) -> i64 {
-        self.inner.last_insert_id()
-    }
-    fn now(&mut self) -> DbResult<UnixSeconds> {
-        self.inner.now()
-    }
-    fn ping(&mut self) -> DbResult<()> {
-        self.inner.ping()
-    }
-    fn execute_script(&mut self, sql: &str) -> DbResult<()> {
-        self.inner.execute_script(sql)
-    }
-    fn advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        self.inner.advisory_lock(name)
-    }
-    fn forgets_ids(&self) -> bool {
-        self.inner.forgets_ids()
+impl<F: FnMut(&str) -> Option<DbError>> Hooks for Faulty<F> {
+    fn before(&mut self, _db: &mut dyn Db, call: Call<'_>) -> DbResult<()> {
+        let about = match call {
+            Call::Statement(sql, _) => sql,
+            Call::Begin => "BEGIN",
+            Call::Commit => "COMMIT",
+            Call::Now | Call::Ping | Call::AdvisoryLock => return Ok(()),
+        };
+        (self.0)(about).map_or(Ok(()), Err)
     }
 
-    fn database_name(&mut self) -> DbResult<String> {
-        self.inner.database_name()
+    fn after_commit(&mut self) -> DbResult<()> {
+        (self.0)("COMMITTED").map_or(Ok(()), Err)
     }
 }
 
@@ -208,7 +169,7 @@ fn the_trace_of_a_wave_goes_with_its_commit() {
             }
             None
         };
-        Ok(Box::new(Faulty { inner, fails }) as Box<dyn Db>)
+        Ok(hooked(inner, Faulty(fails)))
     };
     let world = World {
         connect: &connect,
@@ -323,7 +284,7 @@ fn an_effect_that_breaks_the_connection_leaves_its_trace_for_the_next_run() {
             lost |= sql.starts_with("INSERT INTO log");
             lost.then(|| DbError::new(crate::db::DbErrorKind::Lost, "gone"))
         };
-        Ok(Box::new(Faulty { inner, fails }) as Box<dyn Db>)
+        Ok(hooked(inner, Faulty(fails)))
     };
     let world = World {
         connect: &connect,
@@ -361,7 +322,7 @@ fn an_effect_that_waits_for_a_locked_row_keeps_no_other_type_from_firing() {
             let busy = || DbError::new(crate::db::DbErrorKind::Busy, "Lock wait timeout exceeded");
             sql.contains("'locked'").then(busy)
         };
-        Ok(Box::new(Faulty { inner, fails }) as Box<dyn Db>)
+        Ok(hooked(inner, Faulty(fails)))
     };
     let world = World {
         connect: &connect,
@@ -393,7 +354,7 @@ fn acks_whose_commit_gets_no_answer_at_the_very_end_are_written_over_a_new_conne
             lost |= first && sql.starts_with("INSERT INTO /*_*/event_history");
             lost.then(|| DbError::new(crate::db::DbErrorKind::Lost, "gone"))
         };
-        Ok(Box::new(Faulty { inner, fails }) as Box<dyn Db>)
+        Ok(hooked(inner, Faulty(fails)))
     };
     let world = World {
         connect: &connect,
@@ -428,7 +389,7 @@ fn an_event_that_died_in_a_commit_without_an_answer_is_named() {
             let kind = crate::db::DbErrorKind::CommitUnknown;
             lost.then(|| DbError::new(kind, "gone"))
         };
-        Ok(Box::new(Faulty { inner, fails }) as Box<dyn Db>)
+        Ok(hooked(inner, Faulty(fails)))
     };
     let world = World {
         connect: &connect,
@@ -460,7 +421,7 @@ fn an_event_whose_priority_changes_under_the_look_is_seen_once() {
             }
             None
         };
-        Ok(Box::new(Faulty { inner, fails }) as Box<dyn Db>)
+        Ok(hooked(inner, Faulty(fails)))
     };
     let world = World {
         connect: &connect,

@@ -1,17 +1,20 @@
-//! A connection whose n-th call fails: the failing double of the one seam to the database.
+//! A connection whose n-th call fails, and after it perhaps another: the failing double of the one
+//! seam to the database.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use punctual::clock::UnixSeconds;
-use punctual::db::{AdvisoryLock, Db, DbError, DbErrorKind, DbResult, Dialect, OnRow, Value};
+use punctual::db::double::{Call, Hooks, hooked};
+use punctual::db::{Db, DbError, DbErrorKind, DbResult};
 
 /// How the call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// Once, as for a deadlock's victim.
+    /// Once: somebody else has a lock. What the transaction did so far stands open.
     Busy,
-    /// The connection is gone for good; what was open is rolled back.
+    /// Once: chosen as a deadlock's victim. The server has rolled the transaction back by itself.
+    Deadlock,
+    /// The connection is gone for good; what was open is rolled back. A COMMIT never got there.
     Lost,
     /// As `Lost`, but where the call is a COMMIT, it has happened.
     LostAfterCommit,
@@ -19,66 +22,109 @@ pub(crate) enum Failure {
     Full,
 }
 
-/// Counts the calls of all connections of one run and fails the one it was made for.
+/// Counts the calls of all connections of one run and fails those it was made for.
 #[derive(Clone)]
-pub(crate) struct Trigger {
-    left: Rc<Cell<u32>>,
-    failure: Failure,
+pub(crate) struct Trigger(Rc<Plan>);
+
+struct Plan {
+    /// Calls left until the next failure, counting from 1; 0: none is to come.
+    left: Cell<u32>,
+    /// The failure to come, and behind it those that follow, each with its call counted from the
+    /// failure before.
+    failures: RefCell<Vec<(u32, Failure)>>,
 }
 
 impl Trigger {
-    /// Fails the `call`-th call, counting from 1.
-    pub(crate) fn at(call: u32, failure: Failure) -> Self {
-        Self {
-            left: Rc::new(Cell::new(call)),
-            failure,
-        }
+    /// Fails these calls of one run, the first counted from 1, each other from the one before.
+    pub(crate) fn each(failures: &[(u32, Failure)]) -> Self {
+        let mut failures = failures.to_vec();
+        failures.reverse();
+        let left = failures.last().map_or(0, |(call, _)| *call);
+        Self(Rc::new(Plan {
+            left: Cell::new(left),
+            failures: RefCell::new(failures),
+        }))
     }
 
-    /// Whether the call was reached.
-    pub(crate) fn is_spent(&self) -> bool {
-        self.left.get() == 0
+    /// How many of the failures have not come, because the run made fewer calls.
+    pub(crate) fn to_come(&self) -> usize {
+        self.0.failures.borrow().len()
     }
 
     /// `db`, with this trigger.
     pub(crate) fn on(&self, db: Box<dyn Db>) -> Box<dyn Db> {
-        Box::new(Failing {
+        hooked(
             db,
-            trigger: self.clone(),
-            dead: false,
-        })
+            Failing {
+                trigger: self.clone(),
+                dead: false,
+            },
+        )
     }
 
-    fn strikes(&self) -> bool {
-        let left = self.left.get();
-        self.left.set(left.saturating_sub(1));
-        left == 1
+    /// The failure that the call now made is to meet.
+    fn strikes(&self) -> Option<Failure> {
+        let left = self.0.left.get();
+        self.0.left.set(left.saturating_sub(1));
+        if left != 1 {
+            return None;
+        }
+        let mut failures = self.0.failures.borrow_mut();
+        let (_, failure) = failures.pop()?;
+        self.0
+            .left
+            .set(failures.last().map_or(0, |(call, _)| *call));
+        Some(failure)
+    }
+
+    /// Whether the call that comes is a COMMIT's answer to be lost.
+    fn loses_the_next_answer(&self) -> bool {
+        let next = self.0.failures.borrow().last().copied();
+        self.0.left.get() == 1 && next.is_some_and(|(_, how)| how == Failure::LostAfterCommit)
     }
 }
 
 struct Failing {
-    db: Box<dyn Db>,
     trigger: Trigger,
     dead: bool,
 }
 
-impl Failing {
-    fn check(&mut self) -> DbResult<()> {
+impl Hooks for Failing {
+    fn before(&mut self, db: &mut dyn Db, call: Call<'_>) -> DbResult<()> {
         if self.dead {
-            return Err(lost());
+            return Err(lost()); // a COMMIT that is not sent is not unknown
         }
-        if !self.trigger.strikes() {
-            return Ok(());
+        let is_commit = matches!(call, Call::Commit);
+        if is_commit && self.trigger.loses_the_next_answer() {
+            return Ok(()); // it strikes after the commit
         }
-        match self.trigger.failure {
-            Failure::Busy => Err(DbError::new(DbErrorKind::Busy, "deadlock")),
-            Failure::Full => Err(DbError::new(DbErrorKind::Full, "disk full")),
-            Failure::Lost | Failure::LostAfterCommit => {
+        match self.trigger.strikes() {
+            None => Ok(()),
+            Some(Failure::Busy) => Err(DbError::new(DbErrorKind::Busy, "lock wait timeout")),
+            Some(Failure::Deadlock) => {
+                db.rollback();
+                Err(DbError::new(DbErrorKind::Busy, "deadlock"))
+            }
+            Some(Failure::Full) => Err(DbError::new(DbErrorKind::Full, "disk full")),
+            Some(Failure::Lost | Failure::LostAfterCommit) => {
                 self.dead = true;
-                self.db.rollback();
-                Err(lost())
+                db.rollback();
+                Err(if is_commit { unknown() } else { lost() })
             }
         }
+    }
+
+    fn after_commit(&mut self) -> DbResult<()> {
+        if !self.trigger.loses_the_next_answer() {
+            return Ok(());
+        }
+        self.trigger.strikes();
+        self.dead = true;
+        Err(unknown())
+    }
+
+    fn is_gone(&self) -> bool {
+        self.dead
     }
 }
 
@@ -86,77 +132,6 @@ fn lost() -> DbError {
     DbError::new(DbErrorKind::Lost, "connection reset")
 }
 
-impl Db for Failing {
-    fn dialect(&self) -> Dialect {
-        self.db.dialect()
-    }
-
-    fn execute(&mut self, sql: &str, params: &[Value<'_>]) -> DbResult<u64> {
-        self.check()?;
-        self.db.execute(sql, params)
-    }
-
-    fn query(&mut self, sql: &str, params: &[Value<'_>], on_row: &mut OnRow<'_>) -> DbResult<()> {
-        self.check()?;
-        self.db.query(sql, params, on_row)
-    }
-
-    fn begin(&mut self) -> DbResult<()> {
-        self.check()?;
-        self.db.begin()
-    }
-
-    fn commit(&mut self) -> DbResult<()> {
-        if !self.dead
-            && self.trigger.failure == Failure::LostAfterCommit
-            && self.trigger.left.get() == 1
-        {
-            self.db.commit()?;
-        }
-        self.check().map_err(|error| match error.kind {
-            DbErrorKind::Lost => DbError {
-                kind: DbErrorKind::CommitUnknown,
-                ..error
-            },
-            _ => error,
-        })?;
-        self.db.commit()
-    }
-
-    fn rollback(&mut self) {
-        if !self.dead {
-            self.db.rollback();
-        }
-    }
-
-    fn last_insert_id(&self) -> i64 {
-        self.db.last_insert_id()
-    }
-
-    fn now(&mut self) -> DbResult<UnixSeconds> {
-        self.check()?;
-        self.db.now()
-    }
-
-    fn ping(&mut self) -> DbResult<()> {
-        self.check()?;
-        self.db.ping()
-    }
-
-    fn execute_script(&mut self, sql: &str) -> DbResult<()> {
-        self.db.execute_script(sql)
-    }
-
-    fn advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        self.check()?;
-        self.db.advisory_lock(name)
-    }
-
-    fn forgets_ids(&self) -> bool {
-        self.db.forgets_ids()
-    }
-
-    fn database_name(&mut self) -> DbResult<String> {
-        self.db.database_name()
-    }
+fn unknown() -> DbError {
+    DbError::new(DbErrorKind::CommitUnknown, "connection reset")
 }

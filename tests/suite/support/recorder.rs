@@ -4,8 +4,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use punctual::clock::UnixSeconds;
-use punctual::db::{AdvisoryLock, Db, DbResult, Dialect, OnRow, Value};
+use punctual::db::double::{Call, Hooks, hooked};
+use punctual::db::{Db, DbResult, Value};
 
 /// A statement with what was bound.
 #[derive(Debug, Clone)]
@@ -28,10 +28,7 @@ pub(crate) struct Recording {
 impl Recording {
     /// `db`, every statement of which is noted here.
     pub(crate) fn of(&self, db: Box<dyn Db>) -> Box<dyn Db> {
-        Box::new(Recorder {
-            db,
-            recording: self.clone(),
-        })
+        hooked(db, Recorder(self.clone()))
     }
 
     /// Calls `look` before each COMMIT.
@@ -67,71 +64,26 @@ fn owned(value: &Value<'_>) -> Value<'static> {
     }
 }
 
-struct Recorder {
-    db: Box<dyn Db>,
-    recording: Recording,
-}
+struct Recorder(Recording);
 
-impl Db for Recorder {
-    fn dialect(&self) -> Dialect {
-        self.db.dialect()
-    }
-
-    fn execute(&mut self, sql: &str, params: &[Value<'_>]) -> DbResult<u64> {
-        self.recording.note(sql, params);
-        self.db.execute(sql, params)
-    }
-
-    fn query(&mut self, sql: &str, params: &[Value<'_>], on_row: &mut OnRow<'_>) -> DbResult<()> {
-        self.recording.note(sql, params);
-        let is_it = |(part, _): &mut (&str, Look)| sql.contains(*part);
-        let look = self.recording.before_query.borrow_mut().take_if(is_it);
-        if let Some((_, mut look)) = look {
-            look();
+impl Hooks for Recorder {
+    fn before(&mut self, _db: &mut dyn Db, call: Call<'_>) -> DbResult<()> {
+        match call {
+            Call::Statement(sql, params) => {
+                self.0.note(sql, params);
+                let is_it = |(part, _): &mut (&str, Look)| sql.contains(*part);
+                let look = self.0.before_query.borrow_mut().take_if(is_it);
+                if let Some((_, mut look)) = look {
+                    look();
+                }
+            }
+            Call::Commit => {
+                if let Some(look) = &mut *self.0.before_commit.borrow_mut() {
+                    look();
+                }
+            }
+            _ => {}
         }
-        self.db.query(sql, params, on_row)
-    }
-
-    fn begin(&mut self) -> DbResult<()> {
-        self.db.begin()
-    }
-
-    fn commit(&mut self) -> DbResult<()> {
-        if let Some(look) = &mut *self.recording.before_commit.borrow_mut() {
-            look();
-        }
-        self.db.commit()
-    }
-
-    fn rollback(&mut self) {
-        self.db.rollback();
-    }
-
-    fn last_insert_id(&self) -> i64 {
-        self.db.last_insert_id()
-    }
-
-    fn now(&mut self) -> DbResult<UnixSeconds> {
-        self.db.now()
-    }
-
-    fn ping(&mut self) -> DbResult<()> {
-        self.db.ping()
-    }
-
-    fn execute_script(&mut self, sql: &str) -> DbResult<()> {
-        self.db.execute_script(sql)
-    }
-
-    fn advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        self.db.advisory_lock(name)
-    }
-
-    fn forgets_ids(&self) -> bool {
-        self.db.forgets_ids()
-    }
-
-    fn database_name(&mut self) -> DbResult<String> {
-        self.db.database_name()
+        Ok(())
     }
 }

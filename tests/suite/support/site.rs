@@ -38,9 +38,8 @@ impl Site {
         Self::with(directory, database)
     }
 
-    /// As [`Site::sqlite`], in memory where there is a file system for that: nothing waits for a
-    /// disk. For tests that kill processes and leave the machine alone.
-    #[cfg(feature = "fault-injection")]
+    /// A site on SQLite in memory where there is a file system for that: nothing waits for a disk.
+    /// For tests that kill processes and leave the machine alone.
     #[track_caller]
     pub(crate) fn sqlite_in_memory() -> Self {
         let shared = Path::new("/dev/shm");
@@ -233,16 +232,36 @@ impl Site {
     /// Runs statements that answer nothing, over a connection of the test's own.
     #[track_caller]
     pub(crate) fn sql(&self, statement: &str) -> &Self {
-        let outcome = match &self.database {
-            Database::Sqlite(path) => open(path)
-                .execute_batch(statement)
-                .map_err(|error| error.to_string()),
-            Database::Mariadb(database) => database
-                .connect()
-                .query_drop(statement)
-                .map_err(|error| error.to_string()),
+        self.sql_all(&[statement])
+    }
+
+    /// Runs several such statements over one connection, in one transaction.
+    #[track_caller]
+    pub(crate) fn sql_all(&self, statements: &[impl AsRef<str>]) -> &Self {
+        let mut all: Vec<&str> = statements.iter().map(AsRef::as_ref).collect();
+        if all.len() > 1 {
+            all.insert(0, "BEGIN");
+            all.push("COMMIT");
+        }
+        let failed = |statement: &str, error: &dyn std::fmt::Display| -> ! {
+            panic!("{statement}: {error}")
         };
-        outcome.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        match &self.database {
+            Database::Sqlite(path) => {
+                let connection = open(path);
+                for statement in all {
+                    let run = connection.execute_batch(statement);
+                    run.unwrap_or_else(|error| failed(statement, &error));
+                }
+            }
+            Database::Mariadb(database) => {
+                let mut connection = database.connect();
+                for statement in all {
+                    let run = connection.query_drop(statement);
+                    run.unwrap_or_else(|error| failed(statement, &error));
+                }
+            }
+        }
         self
     }
 
