@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use chrono_tz::Tz;
 
-use super::{Runner, Trouble};
+use super::{Runner, Stop, Trouble};
 use crate::clock::monotonic;
 use crate::event::{Event, EventId, Outcome};
 use crate::fair::Through;
@@ -50,18 +50,18 @@ impl Runner<'_> {
             if surprises.withdrawn.contains(&ack.id) {
                 self.counts_of(&ack.type_name).withdrawn += 1;
             } else if surprises.fenced.contains(&ack.id) {
-                self.log(
-                    Some(ack.id),
-                    &ack.type_name,
-                    "fenced",
-                    "another run has this event",
-                )?;
+                self.log_refused(ack)?;
             } else {
                 self.count(ack, surprises.superseded.contains(&ack.id));
             }
         }
         self.tell();
-        self.note_breakers()
+        self.note_breakers()?;
+        let may_renew = !matches!(self.stop, Some(Stop::Fenced | Stop::DatabaseLost));
+        if may_renew && !surprises.fenced.is_empty() {
+            self.renew()?; // another run has our events: has it our lease, too?
+        }
+        Ok(())
     }
 
     /// Counts what was recorded of one event.
@@ -129,12 +129,19 @@ impl Runner<'_> {
             .settle(Owner::Claim(self.lease.epoch), writer, &acks)?;
         point("release.committed");
         for ack in &acks {
-            if surprises.withdrawn.contains(&ack.id) || surprises.fenced.contains(&ack.id) {
-                continue;
+            if surprises.fenced.contains(&ack.id) {
+                self.log_refused(ack)?;
+            } else if !surprises.withdrawn.contains(&ack.id) {
+                self.count(ack, surprises.superseded.contains(&ack.id));
             }
-            self.count(ack, surprises.superseded.contains(&ack.id));
         }
         Ok(())
+    }
+
+    /// An event of ours is another run's by now: what became of it here counts for nothing.
+    fn log_refused(&mut self, ack: &Ack) -> Result<(), Trouble> {
+        const WHY: &str = "another run has this event";
+        self.log(Some(ack.id), &ack.type_name, "fenced", WHY)
     }
 
     pub(super) fn log(

@@ -134,7 +134,7 @@ impl Runner<'_> {
         self.lease.renew_at().min(self.anchor.0 + PING_EVERY)
     }
 
-    fn renew(&mut self) -> Result<(), Trouble> {
+    pub(super) fn renew(&mut self) -> Result<(), Trouble> {
         let now = self.read_clock()?;
         self.lease.renew(&mut self.store, now)?;
         if self.deadline.is_some_and(|deadline| monotonic() < deadline) {

@@ -128,7 +128,10 @@ impl Runner<'_> {
             self.store.log(&entry)?;
         }
         self.count_unsure_effects()?;
-        self.flush()?;
+        match self.flush() {
+            Err(Trouble::Fenced) => self.note_trouble(Trouble::Fenced), // its own it may release
+            other => other?,
+        }
         for at in 0..self.lanes.len() {
             let queue = std::mem::take(&mut self.lanes[at].queue);
             self.release(&queue)?;

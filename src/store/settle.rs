@@ -110,6 +110,34 @@ impl Ack {
     }
 }
 
+impl Ack {
+    /// What the log says of it, where it plans another attempt.
+    fn log_line(&self) -> Option<(String, String)> {
+        let Fate::Again {
+            due_at,
+            error,
+            tally,
+        } = &self.fate
+        else {
+            return None;
+        };
+        let (decision, detail) = again_line(*due_at, error, *tally);
+        let kept = keep_tail(&detail, MAX_ERROR_BYTES);
+        Some((decision.to_owned(), kept.to_owned()))
+    }
+}
+
+/// Decision and detail of an attempt that is planned.
+fn again_line(due_at: UnixSeconds, error: &str, tally: Tally) -> (&'static str, String) {
+    let decision = match tally {
+        Tally::Deferral => "deferred",
+        Tally::Loss => "recovered",
+        Tally::Attempt | Tally::None => "retry",
+    };
+    let at = format_time(due_at, Tz::UTC);
+    (decision, format!("next at {at}: {error}"))
+}
+
 impl Writer<'static> {
     /// Writes nothing but the acks, ungated: for rows of one's own.
     pub fn plain(run_id: Option<i64>, now: UnixSeconds) -> Self {
@@ -365,17 +393,8 @@ impl Store {
             }
             Err(other) => return Err(other.into()),
         }
-        let decision = match tally {
-            Tally::Deferral => "deferred",
-            Tally::Loss => "recovered",
-            Tally::Attempt | Tally::None => "retry",
-        };
-        self.log_fate(
-            writer,
-            ack,
-            decision,
-            &format!("next at {}: {error}", format_time(due_at, Tz::UTC)),
-        )?;
+        let (decision, detail) = again_line(due_at, error, tally);
+        self.log_fate(writer, ack, decision, &detail)?;
         Ok(true)
     }
 
@@ -418,34 +437,44 @@ impl Store {
     ) -> DbResult<()> {
         let ids = id_list(left.iter().map(|ack| ack.id.0));
         let rows = format!(
-            "SELECT id, CASE WHEN {} THEN 1 ELSE 0 END, CASE WHEN status = 'ready' THEN 1 ELSE 0 \
-             END FROM /*_*/scheduled_events{} WHERE id IN ({ids})",
+            "SELECT id, CASE WHEN {} THEN 1 ELSE 0 END FROM /*_*/scheduled_events{} \
+             WHERE id IN ({ids})",
             self.guard(owner),
             self.dialect().by_primary_key(),
         );
         let rows = self.sql(&rows);
-        let read = |row: &dyn Row| (EventId(row.int(0)), row.int(1) == 1, row.int(2) == 1);
+        let read = |row: &dyn Row| (EventId(row.int(0)), row.int(1) == 1);
         let found = query_all(&mut *self.db, &rows, &[], read)?;
         let recorded = self.recorded(&ids)?;
-        let by_us = |id| recorded.contains(&(id, writer.run_id));
-        let by_others = |id| recorded.iter().any(|(other, _)| *other == id);
-        left.retain(|ack| match found.iter().find(|(id, _, _)| *id == ack.id) {
-            Some((_, true, _)) => true,
-            Some((_, false, true)) if writer.unsure => false, // put back by that COMMIT
-            Some((_, false, _)) => {
+        // An earlier COMMIT of ours whose answer was lost may have succeeded.
+        let planned = match writer.run_id.filter(|_| writer.unsure) {
+            Some(run_id) => self.planned_by(run_id, &ids)?,
+            None => Vec::new(),
+        };
+        left.retain(|ack| {
+            let row = found.iter().find(|(id, _)| *id == ack.id);
+            if row.is_some_and(|(_, is_ours)| *is_ours) {
+                return true;
+            }
+            let by_us = writer.run_id.is_some() && recorded.contains(&(ack.id, writer.run_id));
+            let is_planned = |(id, decision, detail): &(EventId, String, String)| {
+                *id == ack.id
+                    && ack
+                        .log_line()
+                        .is_some_and(|line| line.0 == *decision && line.1 == *detail)
+            };
+            if by_us || planned.iter().any(is_planned) {
+                return false;
+            }
+            // A claim that somebody presumed lost, and not merely a deleted row.
+            let is_claim = matches!(owner, Owner::Claim(_));
+            let ended_elsewhere = is_claim && recorded.iter().any(|(id, _)| *id == ack.id);
+            if row.is_some() || ended_elsewhere {
                 surprises.fenced.push(ack.id);
-                false
+            } else {
+                surprises.withdrawn.push(ack.id);
             }
-            None => {
-                if writer.run_id.is_some() && by_us(ack.id) {
-                    // An earlier COMMIT of ours whose answer was lost did succeed.
-                } else if by_others(ack.id) {
-                    surprises.fenced.push(ack.id);
-                } else {
-                    surprises.withdrawn.push(ack.id);
-                }
-                false
-            }
+            false
         });
         Ok(())
     }
@@ -458,6 +487,17 @@ impl Store {
         );
         let sql = self.sql(&sql);
         let read = |row: &dyn Row| (EventId(row.int(0)), row.opt_int(1));
+        query_all(&mut *self.db, &sql, &[], read)
+    }
+
+    /// What this run has already planned for events of `ids`, as its lines in the log have it.
+    fn planned_by(&mut self, run_id: i64, ids: &str) -> DbResult<Vec<(EventId, String, String)>> {
+        let sql = format!(
+            "SELECT event_id, decision, detail FROM /*_*/event_log \
+             WHERE event_id IN ({ids}) AND run_id = {run_id}"
+        );
+        let sql = self.sql(&sql);
+        let read = |row: &dyn Row| (EventId(row.int(0)), row.text(1), row.text(2));
         query_all(&mut *self.db, &sql, &[], read)
     }
 

@@ -2,16 +2,17 @@
 //! live runs apart (RULINGS 1, 11, 40).
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use punctual::clock::{Clock, UnixSeconds};
+use punctual::clock::Clock;
 use punctual::config::Database;
-use punctual::db::{Access, AdvisoryLock, Db, DbResult, Dialect, OnRow, Value};
+use punctual::db::Access;
 use punctual::runner::{self, Options, World};
 
 use crate::plans::loaded;
 use crate::runs::{fired, insert, signal};
-use crate::support::process::eventually;
+use crate::support::process::{Ended, Running, eventually};
 use crate::support::recorder::Recording;
 use crate::support::site::Site;
 
@@ -28,12 +29,12 @@ fn a_run_that_slept_past_its_lease_fires_nothing_more_and_doubles_nothing() {
     eventually("the first run is at work", || !fired(&site).is_empty());
     signal(first.pid(), "STOP");
     // While its lease holds nobody takes over, though both locks are out of the way.
-    assert_eq!(run_past_both_locks(&site).stop.as_str(), "locked");
+    assert_eq!(run_past_both_locks(&site).ok().json()["stop"], "locked");
     std::thread::sleep(Duration::from_secs(7));
-    let second = run_past_both_locks(&site);
-    assert_eq!(second.stop.as_str(), "drained", "{second:?}");
+    let second = run_past_both_locks(&site).ok().json();
+    assert_eq!(second["stop"], "drained", "{second:?}");
     assert_eq!(
-        second.counts.recovered, 0,
+        second["recovered"], 0,
         "its claims are still believed: {second:?}"
     );
     signal(first.pid(), "CONT");
@@ -83,7 +84,7 @@ fn a_run_whose_claim_ran_out_records_nothing_beside_the_run_that_took_its_event(
     site.sql("UPDATE event_lease SET beat_at = 1");
     site.sql("UPDATE scheduled_events SET claim_until = 1");
     let second = run_past_both_locks(&site);
-    assert_eq!(second.counts.unknown, 1, "{second:?}");
+    assert_eq!(second.json()["unknown"], 1, "{second:?}");
     site.write("go", "");
     signal(first.pid(), "CONT");
     let ended = site.finish(first);
@@ -122,75 +123,98 @@ on_both_databases! {
     }
 }
 
-/// A run whose state directory is another one, as on another host, and whose advisory lock says
-/// yes to everybody.
-fn run_past_both_locks(site: &Site) -> runner::Report {
-    let mut config = loaded(site);
-    config.state_dir = site.path("elsewhere");
-    let connect = |database: &Database, access: Access, clock: Clock| {
-        let db = punctual::db::connect(database, access, clock)?;
-        Ok(Box::new(YesToEverybody(db)) as Box<dyn Db>)
-    };
-    let world = World {
-        clock: Clock::system(),
-        connect: &connect,
-        watchdog: Path::new(env!("CARGO_BIN_EXE_punctual")),
-    };
-    runner::run(&config, &Options::of(&config), world, &mut |_| {}).expect("a run")
+/// A run from another state directory, as on another host, to which both locks say yes.
+fn run_past_both_locks(site: &Site) -> Ended {
+    site.finish(Running::start(past_both_locks(site), b""))
 }
 
-struct YesToEverybody(Box<dyn Db>);
+fn past_both_locks(site: &Site) -> Command {
+    run_in(site, "elsewhere")
+}
 
-impl Db for YesToEverybody {
-    fn advisory_lock(&mut self, _name: &str) -> DbResult<AdvisoryLock> {
-        Ok(AdvisoryLock::Held)
+/// A run with a state directory of this name, to which both locks say yes; the file `clock` moves
+/// its clock.
+fn run_in(site: &Site, state: &str) -> Command {
+    let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
+    command
+        .args(["run", "--json"])
+        .env("PUNCTUAL_FAULT_LOCKS", "open")
+        .env("PUNCTUAL_FAULT_CLOCK", site.path("clock"))
+        .env("PUNCTUAL_STATE_DIR", site.path(state));
+    command
+}
+
+/// Waits for the file `go` the first time, and is done at once when it is tried again.
+const PATIENT: &str = "[run]\nmax_time = \"30s\"\n\
+    [type.patient]\nhandler = \"command\"\ntimeout = \"10m\"\n\
+    command = [\"sh\", \"-c\", \"echo $PUNCTUAL_EVENT_ID >> fired; [ -e up ] && exit; touch up; \
+    while [ ! -e go ]; do sleep 0.05; done\"]\n";
+
+on_both_databases! {
+    fn an_ack_that_comes_after_another_run_has_recorded_the_event_says_nothing_false(site: &Site) {
+        site.config(PATIENT).init();
+        insert(site, "patient", 1);
+        let first = Late::at_work(site);
+        // The claim's time is up as well as the lease's.
+        site.write("clock", "100000");
+        let second = run_past_both_locks(site).ok().json();
+        assert_eq!((&second["recovered"], &second["done"]), (&1.into(), &1.into()), "{second}");
+        let ended = first.goes_on(site);
+        let first = ended.json();
+        assert_eq!((ended.code, &first["stop"]), (75, &"fenced".into()), "{ended:?}");
+        assert_eq!((&first["done"], &first["withdrawn"]), (&0.into(), &0.into()), "{first}");
+        let history = "SELECT outcome, losses, run_id FROM event_history";
+        assert_eq!(site.rows(history), [["done".into(), "1".into(), second["run_id"].to_string()]]);
+        check_the_log_names_the_refused_ack(site, &first);
     }
 
-    fn dialect(&self) -> Dialect {
-        self.0.dialect()
+    fn an_ack_refused_because_another_run_put_the_event_back_says_nothing_false(site: &Site) {
+        site.config(&format!("{PATIENT}[type.other]\nhandler = \"command\"\ncommand = [\"true\"]\n"))
+            .init();
+        insert(site, "patient", 1);
+        let first = Late::at_work(site);
+        site.write("clock", "100000");
+        insert(site, "other", 1);
+        let mut command = past_both_locks(site);
+        command.args(["--type", "other"]);
+        let second = site.finish(Running::start(command, b"")).ok().json();
+        assert_eq!((&second["recovered"], &second["done"]), (&1.into(), &1.into()), "{second}");
+        let ended = first.goes_on(site);
+        let first = ended.json();
+        assert_eq!((ended.code, &first["stop"]), (75, &"fenced".into()), "{ended:?}");
+        assert_eq!(first["done"], 0, "{first}");
+        let left = "SELECT type, status, losses, attempts FROM scheduled_events";
+        assert_eq!(site.rows(left), [["patient", "ready", "1", "0"]]);
+        check_the_log_names_the_refused_ack(site, &first);
+    }
+}
+
+fn check_the_log_names_the_refused_ack(site: &Site, run: &serde_json::Value) {
+    let logged = "SELECT COUNT(*) FROM event_log WHERE decision = 'fenced' AND event_id = 1 \
+                  AND run_id = ";
+    assert_eq!(site.query_i64(&format!("{logged}{}", run["run_id"])), 1);
+}
+
+/// A run stopped with its handler under way.
+struct Late(Running);
+
+impl Late {
+    fn at_work(site: &Site) -> Self {
+        let run = Running::start(run_in(site, "state"), b"");
+        eventually("the handler works", || site.path("up").exists());
+        // Not in the middle of a transaction, which would hold its locks.
+        eventually("the claim is committed", || {
+            site.query_i64("SELECT COUNT(*) FROM scheduled_events WHERE status = 'running'") == 1
+        });
+        signal(run.pid(), "STOP");
+        Self(run)
     }
 
-    fn execute(&mut self, sql: &str, params: &[Value<'_>]) -> DbResult<u64> {
-        self.0.execute(sql, params)
-    }
-
-    fn query(&mut self, sql: &str, params: &[Value<'_>], on_row: &mut OnRow<'_>) -> DbResult<()> {
-        self.0.query(sql, params, on_row)
-    }
-
-    fn begin(&mut self) -> DbResult<()> {
-        self.0.begin()
-    }
-
-    fn commit(&mut self) -> DbResult<()> {
-        self.0.commit()
-    }
-
-    fn rollback(&mut self) {
-        self.0.rollback();
-    }
-
-    fn last_insert_id(&self) -> i64 {
-        self.0.last_insert_id()
-    }
-
-    fn now(&mut self) -> DbResult<UnixSeconds> {
-        self.0.now()
-    }
-
-    fn ping(&mut self) -> DbResult<()> {
-        self.0.ping()
-    }
-
-    fn execute_script(&mut self, sql: &str) -> DbResult<()> {
-        self.0.execute_script(sql)
-    }
-
-    fn forgets_ids(&self) -> bool {
-        self.0.forgets_ids()
-    }
-
-    fn database_name(&mut self) -> DbResult<String> {
-        self.0.database_name()
+    /// The handler ends while the run is still stopped; then the run goes on.
+    fn goes_on(self, site: &Site) -> Ended {
+        site.write("go", "");
+        std::thread::sleep(Duration::from_millis(200));
+        signal(self.0.pid(), "CONT");
+        site.finish(self.0)
     }
 }
