@@ -23,6 +23,7 @@ mod fence;
 mod foreign;
 mod harness;
 mod http;
+mod interleaving;
 mod layering;
 mod model;
 mod overlap;

@@ -248,7 +248,7 @@ impl Cell<'_> {
             let mut is_over = false;
             let mut held = None;
             eventually("the run is held or ends", || {
-                is_over = run.is_over();
+                is_over = !run.is_running();
                 held = left.iter().copied().find(|&halt| self.is_held(halt));
                 held.is_some() || is_over
             });

@@ -92,11 +92,11 @@ impl Running {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// Whether it has come to its end.
-    #[cfg(feature = "fault-injection")]
-    pub(crate) fn is_over(&mut self) -> bool {
-        let ended = self.child.as_mut().map(Child::try_wait);
-        matches!(ended, None | Some(Ok(Some(_))))
+    /// Whether it has not ended yet.
+    #[track_caller]
+    pub(crate) fn is_running(&mut self) -> bool {
+        let child = self.child.as_mut().expect("not waited for yet");
+        child.try_wait().expect("a child of ours").is_none()
     }
 
     /// Waits for the end.
