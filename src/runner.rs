@@ -235,12 +235,18 @@ pub fn run(
     let mut store = world.store(config)?;
     let install = store.install()?;
     let host = lock::host_name();
-    let advisory = store.advisory_lock(&install)?;
+    let mut advisory = store.advisory_lock(&install)?;
     let now = store.now()?;
     let cutoff = options.due_before.map_or(now, |wanted| wanted.min(now));
     if advisory == AdvisoryLock::Busy {
-        store.count_aside(&host, now)?;
-        return Ok(Report::without_work(Stop::Locked, now, cutoff));
+        let lease = store.lease_row()?;
+        if !lease.is_some_and(|lease| lease.has_lapsed(now)) {
+            store.count_aside(&host, now)?;
+            return Ok(Report::without_work(Stop::Locked, now, cutoff));
+        }
+        // Of a run that may claim nothing more. Whether or not its session can be ended, the lease
+        // decides.
+        advisory = store.break_advisory_lock(&install)?;
     }
     if advisory == AdvisoryLock::Unsupported && !config.is_sqlite() {
         log::warn!("this server keeps no advisory locks; the lease alone keeps runs apart");

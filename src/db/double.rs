@@ -112,6 +112,10 @@ impl<H: Hooks> Db for Hooked<H> {
         self.ask(Call::AdvisoryLock)?.advisory_lock(name)
     }
 
+    fn break_advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
+        self.ask(Call::AdvisoryLock)?.break_advisory_lock(name)
+    }
+
     fn forgets_ids(&self) -> bool {
         self.db.forgets_ids()
     }

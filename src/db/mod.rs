@@ -307,6 +307,9 @@ pub trait Db {
     /// Takes the advisory lock without waiting.
     fn advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock>;
 
+    /// Ends the session that holds the advisory lock, where this user may, and takes the lock.
+    fn break_advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock>;
+
     /// Whether its id counter starts anew with the server, so that ids of deleted rows could come
     /// back (MySQL 5.7, RULINGS 42).
     fn forgets_ids(&self) -> bool;

@@ -28,6 +28,8 @@ const KEEPALIVE_MILLIS: u32 = 15_000;
 const WAIT_TIMEOUT: u32 = 300;
 /// Seconds a write waits for a row that a site's own transaction holds.
 const LOCK_WAIT_TIMEOUT: u32 = 10;
+/// Seconds until a session that is ended has given its lock back.
+const BREAKING_TAKES: u32 = 2;
 /// Statements kept prepared.
 const STATEMENTS: usize = 64;
 /// Bytes. Set so that the driver need not ask; nothing of ours comes near.
@@ -190,19 +192,22 @@ impl Db for Mysql {
     }
 
     fn advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        let got = super::query_one(self, "SELECT GET_LOCK(?, 0)", &[name.into()], |row| {
+        self.ask_for_lock(name, 0)
+    }
+
+    fn break_advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
+        let holder = super::query_one(self, "SELECT IS_USED_LOCK(?)", &[name.into()], |row| {
             row.opt_int(0)
         });
-        match got {
-            Err(error) if error.kind == DbErrorKind::Unsupported => Ok(AdvisoryLock::Unsupported),
-            Err(error) => Err(error),
-            Ok(Some(Some(1))) => self.verify_lock(name),
-            Ok(Some(Some(0))) => Ok(AdvisoryLock::Busy),
-            Ok(_) => Err(DbError::new(
-                DbErrorKind::Statement,
-                "GET_LOCK answered NULL",
-            )),
+        if let Some(session) = holder?.flatten() {
+            log::info!("ending session {session}, which holds the advisory lock");
+            match self.execute(&format!("KILL {session}"), &[]) {
+                Err(error) if error.ends_the_session() => return Err(error),
+                Err(error) => log::info!("session {session} cannot be ended: {error}"),
+                Ok(_) => {}
+            }
         }
+        self.ask_for_lock(name, BREAKING_TAKES)
     }
 
     fn forgets_ids(&self) -> bool {
@@ -215,6 +220,20 @@ impl Db for Mysql {
 }
 
 impl Mysql {
+    fn ask_for_lock(&mut self, name: &str, seconds: u32) -> DbResult<AdvisoryLock> {
+        let ask = format!("SELECT GET_LOCK(?, {seconds})");
+        match super::query_one(self, &ask, &[name.into()], |row| row.opt_int(0)) {
+            Err(error) if error.kind == DbErrorKind::Unsupported => Ok(AdvisoryLock::Unsupported),
+            Err(error) => Err(error),
+            Ok(Some(Some(1))) => self.verify_lock(name),
+            Ok(Some(Some(0))) => Ok(AdvisoryLock::Busy),
+            Ok(_) => Err(DbError::new(
+                DbErrorKind::Statement,
+                "GET_LOCK answered NULL",
+            )),
+        }
+    }
+
     /// Behind a proxy that spreads statements over connections, or on a cluster that keeps no such
     /// locks, "got it" means nothing; on a replica nothing may be written, even by a user who can
     /// (RULINGS 8).

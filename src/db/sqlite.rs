@@ -148,6 +148,10 @@ impl Db for Sqlite {
             .map_err(|e| self.error(&e))
     }
 
+    fn break_advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
+        self.advisory_lock(name)
+    }
+
     fn advisory_lock(&mut self, _name: &str) -> DbResult<AdvisoryLock> {
         Ok(AdvisoryLock::Unsupported)
     }

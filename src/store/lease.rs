@@ -35,6 +35,11 @@ impl LeaseRow {
     pub fn is_live(&self, now: UnixSeconds) -> bool {
         !self.holder.is_empty() && self.beat_at.0 + self.ttl > now.0
     }
+
+    /// Whether its holder neither gave it back nor renewed it in time.
+    pub fn has_lapsed(&self, now: UnixSeconds) -> bool {
+        !self.holder.is_empty() && !self.is_live(now)
+    }
 }
 
 /// The columns of a [`LeaseRow`], in order; the table goes by `l`.

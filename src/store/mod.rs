@@ -139,9 +139,20 @@ impl Store {
         if fault::locks_are_open() {
             return Ok(AdvisoryLock::Held);
         }
-        let name =
-            crate::lock::advisory_name(&install.install_id, &install.database_name, &self.prefix);
+        let name = self.advisory_name(install);
         self.db.advisory_lock(&name)
+    }
+
+    /// Takes the advisory lock from the session of a run that let its lease lapse: a host that was
+    /// cut off leaves its session, the lock and perhaps an open transaction to the server, which
+    /// would keep them for minutes.
+    pub fn break_advisory_lock(&mut self, install: &Install) -> DbResult<AdvisoryLock> {
+        let name = self.advisory_name(install);
+        self.db.break_advisory_lock(&name)
+    }
+
+    fn advisory_name(&self, install: &Install) -> String {
+        crate::lock::advisory_name(&install.install_id, &install.database_name, &self.prefix)
     }
 
     /// `text` with the table prefix put in.

@@ -22,6 +22,7 @@ mod failing_calls;
 mod fence;
 mod foreign;
 mod harness;
+mod hosts;
 mod http;
 mod interleaving;
 mod layering;

@@ -9,14 +9,14 @@ use crate::support::site::Site;
 
 const NOTE: &str = "[type.note]\nhandler = \"sql\"\nsql = \"UPDATE n SET n = n + 1\"\n";
 
-/// A certificate for 127.0.0.1, its key, and the authority that signed it, as PEM.
-fn certificate() -> (String, String, String) {
+/// A certificate for `address`, its key, and the authority that signed it, as PEM.
+pub(crate) fn certificate(address: &str) -> (String, String, String) {
     let mut authority = CertificateParams::new(Vec::new()).expect("no names to be wrong");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
     let authority = CertifiedIssuer::self_signed(authority, key).expect("a certificate");
     let key = KeyPair::generate().expect("a key");
-    let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
+    let server = CertificateParams::new(vec![address.to_owned()]).expect("an address");
     let server = server.signed_by(&key, &authority).expect("a certificate");
     (server.pem(), key.serialize_pem(), authority.pem())
 }
@@ -31,7 +31,7 @@ struct Secured {
 impl Secured {
     fn new() -> Self {
         let files = tempfile::tempdir().expect("a directory");
-        let (certificate, key, authority) = certificate();
+        let (certificate, key, authority) = certificate("127.0.0.1");
         for (name, pem) in [
             ("cert.pem", &certificate),
             ("key.pem", &key),

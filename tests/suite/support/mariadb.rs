@@ -13,6 +13,8 @@ use std::sync::{Mutex, OnceLock};
 
 use mysql::prelude::Queryable as _;
 
+use super::host::Host;
+
 /// A running MariaDB server of this process alone.
 pub(crate) struct Server {
     supervisor: Mutex<Supervisor>,
@@ -53,7 +55,18 @@ impl Server {
     /// `--port=` with a [`free_port`].
     #[track_caller]
     pub(crate) fn private(options: &[&str]) -> Self {
-        let mut process = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(SCRIPT))
+        Self::started_by(Command::new(script()), options)
+    }
+
+    /// As [`Server::private`], on a host of its own; its socket is reached from everywhere.
+    #[track_caller]
+    pub(crate) fn on_host(host: &Host, options: &[&str]) -> Self {
+        Self::started_by(host.bare_command(script()), options)
+    }
+
+    #[track_caller]
+    fn started_by(mut script: Command, options: &[&str]) -> Self {
+        let mut process = script
             .args([
                 "--template",
                 concat!(env!("CARGO_TARGET_TMPDIR"), "/mariadb"),
@@ -227,6 +240,26 @@ impl Database {
         self.url_as(&self.user)
     }
 
+    /// The URL over TCP to `address`, the password in it; the user is made for it.
+    #[track_caller]
+    pub(crate) fn url_over_tcp(&self, server: &Server, address: &str) -> String {
+        let Self {
+            name,
+            user,
+            password,
+            ..
+        } = self;
+        let mut admin = server.admin();
+        for statement in [
+            format!("CREATE OR REPLACE USER {user}@'%' IDENTIFIED BY '{password}'"),
+            format!("GRANT ALL ON {name}.* TO {user}@'%'"),
+        ] {
+            let made = admin.query_drop(&statement);
+            made.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
+        format!("mysql://{user}:{password}@{address}/{name}")
+    }
+
     /// The URL of the user who needs no password: may stand on a command line.
     pub(crate) fn open_url(&self) -> String {
         self.url_as(&self.open_user)
@@ -236,6 +269,23 @@ impl Database {
     #[track_caller]
     pub(crate) fn connect(&self) -> mysql::Conn {
         connect(&self.socket, &self.user, &self.password, Some(&self.name))
+    }
+
+    /// Has the server end every session in this database; returns when they are gone.
+    #[track_caller]
+    pub(crate) fn end_sessions(&self) {
+        let mut admin = connect(&self.socket, "root", "", None);
+        let sessions = "SELECT id FROM information_schema.processlist WHERE db = ?";
+        let found: Vec<u64> = admin.exec(sessions, (&self.name,)).expect("a list");
+        assert!(!found.is_empty(), "nobody is connected");
+        for id in found {
+            // It may end by itself meanwhile.
+            let _ = admin.query_drop(format!("KILL {id}"));
+        }
+        super::process::eventually("the sessions are gone", || {
+            let left: Vec<u64> = admin.exec(sessions, (&self.name,)).expect("a list");
+            left.is_empty()
+        });
     }
 
     fn url_as(&self, user: &str) -> String {
@@ -277,6 +327,10 @@ pub(crate) fn free_port() -> u16 {
 }
 
 const SCRIPT: &str = "contrib/private-mariadb";
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(SCRIPT)
+}
 
 #[track_caller]
 fn connect(socket: &Path, user: &str, password: &str, database: Option<&str>) -> mysql::Conn {

@@ -1,6 +1,7 @@
 //! What the tests stand on. Shares nothing with the product: a mistake there cannot hide here.
 
 pub(crate) mod failing;
+pub(crate) mod host;
 pub(crate) mod mariadb;
 pub(crate) mod process;
 pub(crate) mod proxy;

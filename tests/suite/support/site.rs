@@ -94,6 +94,30 @@ impl Site {
         self.write_with_mode(name, text, 0o700)
     }
 
+    /// Writes a file of the site that every user may read.
+    #[track_caller]
+    pub(crate) fn write_for_all(&self, name: &str, text: &str) -> &Self {
+        self.write_with_mode(name, text, 0o644)
+    }
+
+    /// Lets every user of this machine write to the site's home, and read its configuration,
+    /// which names a database user without a password over a socket open to all.
+    #[track_caller]
+    pub(crate) fn open_to_all_users(&self) {
+        let open = |path: &Path, mode| {
+            fs::set_permissions(path, Permissions::from_mode(mode)).expect("a file of ours");
+        };
+        open(self.directory.path(), 0o755);
+        open(&self.path("home"), 0o777);
+        let configuration = self.path("punctual.toml");
+        let text = fs::read_to_string(&configuration).expect("a configuration");
+        let database = self.mariadb_database().expect("a MariaDB site");
+        let text = text.replace(&self.url(), &database.open_url());
+        self.write_for_all("punctual.toml", &text);
+        let above = database.socket.parent().expect("a directory");
+        open(above, 0o711);
+    }
+
     #[track_caller]
     fn write_with_mode(&self, name: &str, text: &str, mode: u32) -> &Self {
         let mut file = OpenOptions::new()
