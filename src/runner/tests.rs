@@ -430,3 +430,42 @@ fn an_event_whose_priority_changes_under_the_look_is_seen_once() {
     let report = bed.run_in(world, &Options::of(&bed.config));
     assert_eq!((report.counts.skipped, report.stop), (1, Stop::Drained));
 }
+
+#[test]
+fn an_event_that_another_run_put_back_while_its_ack_had_no_answer_does_not_count_as_done() {
+    let url = web_site(Duration::ZERO);
+    let bed = Bed::new(&format!(
+        "[type.hook]\nhandler = \"http\"\nurl = \"{url}\"\n"
+    ));
+    bed.add("hook", 1);
+    let connections = Shared::new(0);
+    let connect = |database: &Database, access: Access, clock: Clock| {
+        let mut inner = crate::db::connect(database, access, clock)?;
+        connections.set(connections.get() + 1);
+        let first = connections.get() == 1;
+        if !first {
+            let recover = "UPDATE scheduled_events SET status = 'ready', claim_epoch = NULL, \
+                           claim_until = NULL, losses = 1";
+            assert_eq!(inner.execute(recover, &[])?, 1);
+        }
+        let mut lost = false;
+        let fails = move |sql: &str| {
+            lost |= first && sql.starts_with("INSERT INTO /*_*/event_history");
+            lost.then(|| DbError::new(crate::db::DbErrorKind::Lost, "gone"))
+        };
+        Ok(hooked(inner, Faulty(fails)))
+    };
+    let world = World {
+        connect: &connect,
+        ..World::real()
+    };
+    let report = bed.run_in(world, &Options::of(&bed.config));
+    assert_eq!(
+        (connections.get(), report.counts.done),
+        (2, 0),
+        "{report:?}"
+    );
+    assert_eq!(bed.one("SELECT status FROM scheduled_events"), "ready");
+    let log = "SELECT event_id FROM event_log WHERE decision = 'fenced'";
+    assert_eq!(bed.one(log), "1");
+}
