@@ -308,7 +308,7 @@ pub fn run(
         pending: Vec::new(),
         pending_since: None,
         unsure: false,
-        unsure_effects: None,
+        unsure_endings: Vec::new(),
         broke_in_wave: false,
         stop: None,
         trouble: None,
@@ -318,6 +318,33 @@ pub fn run(
         watch,
     };
     Ok(runner.work(&lock_path, &states))
+}
+
+/// An event whose ending may have been recorded by a COMMIT without an answer.
+struct Unsure {
+    id: EventId,
+    type_name: String,
+    part: Part,
+}
+
+/// What this run had to do with an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// It ran its effect.
+    Fired,
+    /// It found the event with a run that died.
+    Recovered,
+    /// It judged it without starting it.
+    Judged,
+}
+
+fn unsure(acks: &[Ack], part: Part) -> Vec<Unsure> {
+    let of = |ack: &Ack| Unsure {
+        id: ack.id,
+        type_name: ack.type_name.clone(),
+        part,
+    };
+    acks.iter().map(of).collect()
 }
 
 /// A run that holds the lease.
@@ -346,8 +373,8 @@ pub(crate) struct Runner<'r> {
     pending_since: Option<Instant>,
     /// A COMMIT of `pending` may have succeeded without an answer.
     unsure: bool,
-    /// The wave of effects in hand: should its COMMIT get no answer.
-    unsure_effects: Option<(String, Vec<EventId>)>,
+    /// What the COMMIT in hand records, other than `pending`: should it get no answer.
+    unsure_endings: Vec<Unsure>,
     /// The connection was lost within a wave of effects, which did not come to its commit.
     broke_in_wave: bool,
     stop: Option<Stop>,

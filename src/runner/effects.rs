@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::judge::{Health, judge};
 use super::lane::{Lane, Work};
 use super::waves::{SLICE, jitter, wave_of};
-use super::{Runner, Trouble};
+use super::{Part, Runner, Trouble, Unsure};
 use crate::clock::monotonic;
 use crate::db::{Db, DbResult, Dialect};
 use crate::event::{Event, EventId};
@@ -203,8 +203,12 @@ impl Runner<'_> {
             is_long || breaker.borrow().lets(now) == Through::Nothing
         };
         let writer = Writer::plain(Some(self.run_id), now);
-        let ids = events.iter().map(|event| event.id).collect();
-        self.unsure_effects = Some((config.name.clone(), ids));
+        let unsure = |event: &Event| Unsure {
+            id: event.id,
+            type_name: event.type_name.clone(),
+            part: Part::Fired,
+        };
+        self.unsure_endings = events.iter().map(unsure).collect();
         let since = monotonic();
         let end = self.store.effect_wave(
             self.lease.gate(now),
@@ -222,7 +226,7 @@ impl Runner<'_> {
             self.lease.passed(since); // else the renewal was rolled back too
             self.lanes[at].breaker = breaker;
         }
-        self.unsure_effects = None;
+        self.unsure_endings.clear();
         Ok(end)
     }
 

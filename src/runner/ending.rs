@@ -5,8 +5,9 @@
 use std::time::{Duration, Instant};
 
 use super::lane::Work;
-use super::{Report, Runner, Stop, Trouble};
+use super::{Part, Report, Runner, Stop, Trouble, Unsure};
 use crate::clock::monotonic;
+use crate::event::EventId;
 use crate::fault::point;
 use crate::store::prune::Retention;
 use crate::store::runs::LogEntry;
@@ -127,7 +128,7 @@ impl Runner<'_> {
             };
             self.store.log(&entry)?;
         }
-        self.count_unsure_effects()?;
+        self.count_unsure_endings()?;
         match self.flush() {
             Err(Trouble::Fenced) => self.note_trouble(Trouble::Fenced), // its own it may release
             other => other?,
@@ -139,14 +140,29 @@ impl Runner<'_> {
         self.release_strays()
     }
 
-    /// Effects whose COMMIT got no answer: history tells which of them happened.
-    fn count_unsure_effects(&mut self) -> Result<(), Trouble> {
-        let Some((type_name, ids)) = self.unsure_effects.take() else {
+    /// Endings whose COMMIT got no answer: history tells which of them happened.
+    fn count_unsure_endings(&mut self) -> Result<(), Trouble> {
+        let unsure = std::mem::take(&mut self.unsure_endings);
+        if unsure.is_empty() {
             return Ok(());
-        };
-        self.broke_in_wave =
-            self.stop == Some(Stop::DatabaseLost) && self.store.wave_is_open(self.run_id)?;
+        }
+        self.broke_in_wave = unsure.iter().any(|unsure| unsure.part == Part::Fired)
+            && self.stop == Some(Stop::DatabaseLost)
+            && self.store.wave_is_open(self.run_id)?;
+        let ids: Vec<EventId> = unsure.iter().map(|unsure| unsure.id).collect();
         for (id, outcome, error) in self.store.recorded_endings(self.run_id, &ids)? {
+            let Some(Unsure {
+                type_name, part, ..
+            }) = unsure.iter().find(|unsure| unsure.id == id)
+            else {
+                continue;
+            };
+            let counts = self.counts_of(type_name);
+            match part {
+                Part::Fired => counts.fired += 1,
+                Part::Recovered => counts.recovered += 1,
+                Part::Judged => {}
+            }
             let ack = Ack {
                 id,
                 type_name: type_name.clone(),
@@ -158,7 +174,6 @@ impl Runner<'_> {
                     tally: Tally::None,
                 },
             };
-            self.counts_of(&type_name).fired += 1;
             self.count(&ack, false);
         }
         Ok(())

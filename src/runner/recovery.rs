@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::judge::lost_with_run;
-use super::{Runner, Trouble};
+use super::{Part, Runner, Trouble, unsure};
 use crate::clock::UnixSeconds;
 use crate::config::{HandlerConfig, TypeConfig};
 use crate::event::{Epoch, EventId, Outcome};
@@ -112,7 +112,9 @@ impl Runner<'_> {
             unsure: false,
             closes,
         };
+        self.unsure_endings = unsure(acks, Part::Recovered);
         let surprises = self.store.settle(owner, writer, acks)?;
+        self.unsure_endings.clear();
         point("recover.settled");
         for ack in acks {
             if surprises.withdrawn.contains(&ack.id) || surprises.fenced.contains(&ack.id) {

@@ -406,6 +406,51 @@ fn an_event_that_died_in_a_commit_without_an_answer_is_named() {
 }
 
 #[test]
+fn what_is_recorded_unstarted_by_a_commit_without_an_answer_is_counted() {
+    // Of a run that died, and expired.
+    for (columns, expected) in [
+        (
+            "status = 'running', claim_epoch = 5, claim_until = 6",
+            (1, 1, 0),
+        ),
+        ("expires_at = 2000", (0, 0, 1)),
+    ] {
+        let bed = Bed::new(
+            "[type.hook]\nhandler = \"http\"\nurl = \"http://127.0.0.1:9/\"\n\
+             at_most_once = true\n",
+        );
+        bed.add("hook", 1);
+        bed.sql(&format!("UPDATE scheduled_events SET {columns}"));
+        let connections = Shared::new(0);
+        let connect = |database: &Database, access: Access, clock: Clock| {
+            let inner = crate::db::connect(database, access, clock)?;
+            connections.set(connections.get() + 1);
+            let first = connections.get() == 1;
+            let (mut recorded, mut lost) = (false, false);
+            let fails = move |sql: &str| {
+                recorded |= sql.starts_with("INSERT INTO /*_*/event_history");
+                lost |= first && recorded && sql == "COMMITTED";
+                let kind = crate::db::DbErrorKind::CommitUnknown;
+                lost.then(|| DbError::new(kind, "gone"))
+            };
+            Ok(hooked(inner, Faulty(fails)))
+        };
+        let world = World {
+            connect: &connect,
+            ..World::real()
+        };
+        let counts = bed.run_in(world, &Options::of(&bed.config)).counts;
+        let counted = (counts.recovered, counts.unknown, counts.skipped);
+        assert_eq!((counted, counts.fired), (expected, 0), "{columns}");
+        let (_, unknown, skipped) = expected;
+        assert_eq!(
+            bed.one("SELECT unknown, skipped, stop FROM event_runs"),
+            format!("{unknown}|{skipped}|database_lost"),
+        );
+    }
+}
+
+#[test]
 fn an_event_whose_priority_changes_under_the_look_is_seen_once() {
     let bed = Bed::new("[type.hook]\nhandler = \"http\"\nurl = \"http://127.0.0.1:9/\"\n");
     bed.add("hook", 1);

@@ -9,7 +9,7 @@ use super::idle::is_held;
 use super::judge::{judge, too_late};
 use super::lane::{Lane, Work};
 use super::recovery::Suspects;
-use super::{Runner, Stop, Trouble};
+use super::{Part, Runner, Stop, Trouble, unsure};
 use crate::clock::{UnixSeconds, monotonic};
 use crate::config::{HandlerConfig, TypeConfig};
 use crate::db::{DbError, DbErrorKind};
@@ -360,7 +360,9 @@ impl Runner<'_> {
             unsure: false,
             closes: None,
         };
+        self.unsure_endings = unsure(acks, Part::Judged);
         let surprises = self.store.settle(Owner::Ready(self.cutoff), writer, acks)?;
+        self.unsure_endings.clear();
         for ack in acks {
             // A ready row that vanished was cancelled by somebody: nothing of ours.
             if !surprises.withdrawn.contains(&ack.id) && !surprises.fenced.contains(&ack.id) {
