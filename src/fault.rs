@@ -10,7 +10,11 @@
 //! | `PUNCTUAL_FAULT_ACT=kill` or `stop` | … it gets SIGKILL (default) or SIGSTOP, unless ACT says otherwise; |
 //! | `PUNCTUAL_FAULT_HOLD=DIR` | where ACT is `hold`, the run makes `DIR/NAME:N.held`, in which stand the points passed so far with their numbers, and waits there until `DIR/NAME:N.go` exists |
 //! | `PUNCTUAL_FAULT_CLOCK=FILE` | moves the clock that decides what is due by as many seconds as stand in FILE, read anew each time |
+//! | `PUNCTUAL_FAULT_PATIENCE=MILLIS` | a silent MySQL server is given up after that time |
 //! | `PUNCTUAL_FAULT_LOCKS=open` | the file lock and the advisory lock say yes to everybody |
+
+#[cfg(not(feature = "fault-injection"))]
+use std::time::Duration;
 
 /// The crash points of a run, more or less in the order in which a run passes them: the name, and
 /// where it is.
@@ -96,6 +100,13 @@ pub fn clock_shift() -> i64 {
     0
 }
 
+/// How long a server may be silent, where a run would wait for `usual`.
+#[cfg(not(feature = "fault-injection"))]
+#[inline]
+pub fn patience(usual: Duration) -> Duration {
+    usual
+}
+
 /// Whether the file lock and the advisory lock say yes to everybody.
 #[cfg(not(feature = "fault-injection"))]
 #[inline]
@@ -104,7 +115,7 @@ pub fn locks_are_open() -> bool {
 }
 
 #[cfg(feature = "fault-injection")]
-pub use armed::{clock_shift, locks_are_open, point};
+pub use armed::{clock_shift, locks_are_open, patience, point};
 
 #[cfg(feature = "fault-injection")]
 mod armed {
@@ -215,6 +226,13 @@ mod armed {
         let text = CLOCK.as_ref().map(std::fs::read_to_string);
         let seconds = text.and_then(Result::ok).map(|text| text.trim().parse());
         seconds.and_then(Result::ok).unwrap_or(0)
+    }
+
+    /// How long a server may be silent, where a run would wait for `usual`.
+    pub fn patience(usual: Duration) -> Duration {
+        let millis = std::env::var("PUNCTUAL_FAULT_PATIENCE").ok();
+        let millis = millis.and_then(|text| text.parse().ok());
+        millis.map_or(usual, Duration::from_millis)
     }
 
     /// Whether the file lock and the advisory lock say yes to everybody.

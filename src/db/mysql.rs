@@ -72,7 +72,7 @@ impl Mysql {
             )
             .prefer_socket(false)
             .tcp_connect_timeout(Some(CONNECT_TIMEOUT))
-            .read_timeout(Some(READ_TIMEOUT))
+            .read_timeout(Some(fault::patience(READ_TIMEOUT)))
             .write_timeout(Some(WRITE_TIMEOUT))
             .tcp_keepalive_time_ms(Some(KEEPALIVE_MILLIS))
             .additional_capabilities(CapabilityFlags::CLIENT_FOUND_ROWS)

@@ -41,4 +41,5 @@ mod schema;
 mod security;
 mod spawn;
 mod tls;
+mod torture;
 mod volume;

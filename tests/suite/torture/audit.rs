@@ -1,0 +1,612 @@
+//! The judge: what the handlers left as evidence, against what the tables say. Knows every event
+//! that was ever added, reads only what is new since it last looked, and shares nothing with the
+//! product.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
+
+use super::ground::{Acts, Declares, Ground, KINDS, Kind, seconds, wall};
+use super::sight::{Cell, number};
+
+/// An event as the judge knows it.
+pub(super) struct Known {
+    pub(super) kind: usize,
+    /// Not before: as added, as the site changed it, as the last look found it put off.
+    pub(super) due_at: i64,
+    pub(super) expires: bool,
+    pub(super) keyed: bool,
+    pub(super) cancelled: bool,
+    pub(super) state: State,
+    /// Attempts that began: lines and requests.
+    starts: i64,
+    /// Attempts that ended well.
+    good: i64,
+    /// Rows that its statements wrote.
+    effects: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    Live,
+    /// The site deleted the row, which was ready or running then.
+    Deleted,
+    Finished(String),
+}
+
+/// What is known of a run.
+#[derive(Default)]
+struct Seen {
+    /// The most its clock was moved while it lived.
+    shift: i64,
+    /// It was killed: a child that was being started then may be left over.
+    killed: bool,
+    /// It was stopped, or its watchdog killed too: its children may go on beside others'.
+    excused: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Audit {
+    pub(super) known: HashMap<i64, Known>,
+    pub(super) live: BTreeSet<i64>,
+    runs: HashMap<u32, Seen>,
+    last_id: i64,
+    last_history: i64,
+    last_effect: i64,
+    notes_read: u64,
+    rest_of_notes: String,
+    /// Whose lines came last, and whose must not come again.
+    at_work: u32,
+    over: HashSet<u32>,
+    /// Processes between their first and their last line, by run and kind.
+    working: HashMap<(u32, usize), BTreeMap<u32, i64>>,
+    /// History by run: outcomes.
+    recorded: HashMap<i64, BTreeMap<String, i64>>,
+    open_runs: BTreeSet<i64>,
+    last_run: i64,
+    /// The most the clock was moved in any of the last steps, for children without a parent.
+    recent_shifts: Vec<i64>,
+    pub(super) outcomes: BTreeMap<String, i64>,
+    /// Effects beyond one, all within what the type declares.
+    pub(super) beyond_one: i64,
+    /// Children that outlived a killed run.
+    pub(super) strays: usize,
+    pub(super) kills: usize,
+    /// Children may be at work after this step.
+    excused: bool,
+    wrong: Vec<String>,
+}
+
+const OUTCOMES: [&str; 6] = [
+    "done",
+    "dead",
+    "skipped",
+    "cancelled",
+    "unknown",
+    "withdrawn",
+];
+
+impl Audit {
+    /// An event that the site is about to add goes by the rows that are new.
+    pub(super) fn learn(&mut self, ground: &mut Ground) {
+        let query = format!(
+            "SELECT id, type, due_at, expires_at, unique_key FROM scheduled_events \
+             WHERE id > {} ORDER BY id",
+            self.last_id
+        );
+        for row in ground.sight.rows(&query) {
+            let id = number(&row[0]);
+            let kind = KINDS
+                .iter()
+                .position(|kind| row[1].as_deref() == Some(kind.name));
+            let known = Known {
+                kind: kind.expect("a type of the site"),
+                due_at: number(&row[2]),
+                expires: row[3].is_some(),
+                keyed: row[4].is_some(),
+                cancelled: false,
+                state: State::Live,
+                starts: 0,
+                good: 0,
+                effects: 0,
+            };
+            self.known.insert(id, known);
+            self.live.insert(id);
+            self.last_id = id;
+        }
+    }
+
+    /// The site deleted the row.
+    pub(super) fn deleted(&mut self, id: i64) {
+        self.live.remove(&id);
+        if let Some(known) = self.known.get_mut(&id) {
+            known.state = State::Deleted;
+        }
+    }
+
+    /// Before the next run: whether children are still at work though the last run's lock is free.
+    /// `noted`: bytes of notes there are.
+    pub(super) fn begin_step(&mut self, noted: u64) {
+        let excused = std::mem::take(&mut self.excused);
+        if noted > self.notes_read && !excused {
+            self.strays += 1;
+        }
+    }
+
+    /// The locks may not be free yet when the next run starts.
+    pub(super) fn excuse_children(&mut self) {
+        self.excused = true;
+    }
+
+    /// A run was started.
+    pub(super) fn started(&mut self, pid: u32) {
+        self.over.remove(&pid);
+        self.runs.insert(pid, Seen::default());
+    }
+
+    pub(super) fn killed(&mut self, pid: u32) {
+        self.kills += 1;
+        self.runs.entry(pid).or_default().killed = true;
+    }
+
+    /// What this run's children do beside others' is its fate, not the product's.
+    pub(super) fn excuse(&mut self, pid: u32) {
+        self.runs.entry(pid).or_default().excused = true;
+        self.excused = true;
+    }
+
+    /// Looks at everything new. To be called when no run is at work; `pids` were in this step.
+    /// Returns what is wrong.
+    pub(super) fn look(&mut self, ground: &mut Ground, pids: &[u32]) -> Vec<String> {
+        for pid in pids {
+            self.runs.entry(*pid).or_default().shift = ground.highest_shift;
+        }
+        self.recent_shifts.push(ground.highest_shift);
+        if self.recent_shifts.len() > 5 {
+            self.recent_shifts.remove(0);
+        }
+
+        // The tables first, at one instant: whatever they say happened has left its line by then.
+        ground.sight.look();
+        let history = self.new_history(ground);
+        let effects = self.new_effects(ground);
+        let rows = ground.sight.rows(
+            "SELECT id, status, due_at, attempts, losses, deferrals, claim_epoch \
+             FROM scheduled_events",
+        );
+        let runs = self.new_runs(ground);
+        let epochs = known_epochs(ground, &rows);
+        ground.sight.look_away();
+
+        // Evidence before judgement. Of what was finished at an earlier look nothing may begin.
+        let mut begun_late = Vec::new();
+        self.read_notes(ground, &mut |id, known| {
+            if matches!(known.state, State::Finished(_)) {
+                begun_late.push(id);
+            }
+        });
+        for id in begun_late {
+            self.wrong
+                .push(format!("event {id} was started after it had been recorded"));
+        }
+        for (id, at) in effects {
+            self.take_effect(id, at, ground.highest_shift);
+        }
+        for row in &history {
+            self.judge_finished(row);
+        }
+        self.judge_rows(&rows, &epochs);
+        self.judge_runs(&runs);
+        std::mem::take(&mut self.wrong)
+    }
+
+    fn new_history(&mut self, ground: &mut Ground) -> Vec<Vec<Cell>> {
+        let query = format!(
+            "SELECT history_id, event_id, outcome, attempts, losses, deferrals, run_id, type \
+             FROM event_history WHERE history_id > {} ORDER BY history_id",
+            self.last_history
+        );
+        let rows = ground.sight.rows(&query);
+        self.last_history = rows.last().map_or(self.last_history, |row| number(&row[0]));
+        rows
+    }
+
+    fn new_effects(&mut self, ground: &mut Ground) -> Vec<(i64, i64)> {
+        let query = format!(
+            "SELECT n, event_id, at FROM effects WHERE n > {} ORDER BY n",
+            self.last_effect
+        );
+        let rows = ground.sight.rows(&query);
+        self.last_effect = rows.last().map_or(self.last_effect, |row| number(&row[0]));
+        let effects = rows.iter().map(|row| (number(&row[1]), number(&row[2])));
+        effects.collect()
+    }
+
+    fn new_runs(&mut self, ground: &mut Ground) -> Vec<Vec<Cell>> {
+        let from = self
+            .open_runs
+            .first()
+            .map_or(self.last_run, |first| first - 1);
+        ground.sight.rows(&format!(
+            "SELECT run_id, finished_at, stop, done, dead, skipped, cancelled, unknown, withdrawn \
+             FROM event_runs WHERE run_id > {from} ORDER BY run_id"
+        ))
+    }
+
+    fn take_effect(&mut self, id: i64, at: i64, shift: i64) {
+        let Some(known) = self.known.get_mut(&id) else {
+            self.wrong
+                .push(format!("an effect of event {id}, which was never added"));
+            return;
+        };
+        known.effects += 1;
+        if at + shift < known.due_at {
+            let due = known.due_at;
+            self.wrong.push(format!(
+                "event {id} was early: due {due}, its effect at {at} + {shift}"
+            ));
+        }
+        if known.effects > 1 {
+            self.wrong
+                .push(format!("event {id}: its effect happened twice"));
+        }
+    }
+
+    fn read_notes(&mut self, ground: &Ground, begun: &mut dyn FnMut(i64, &Known)) {
+        let mut file = File::open(ground.site.path("notes")).expect("the notes");
+        file.seek(SeekFrom::Start(self.notes_read))
+            .expect("a plain file");
+        let mut text = std::mem::take(&mut self.rest_of_notes);
+        let read = file.read_to_string(&mut text).expect("plain text");
+        self.notes_read += read as u64;
+        let boot = wall() - uptime();
+        for line in text.split_inclusive('\n') {
+            if !line.ends_with('\n') {
+                line.clone_into(&mut self.rest_of_notes);
+                break;
+            }
+            self.read_note(line.trim_end(), boot, begun);
+        }
+        for visit in ground.take_visits() {
+            let highest = self.recent_shifts.iter().copied().max().unwrap_or(0);
+            let Some(known) = self.known.get_mut(&visit.event) else {
+                self.wrong
+                    .push(format!("a request for event {}, never added", visit.event));
+                continue;
+            };
+            begun(visit.event, known);
+            known.starts += 1;
+            known.good += i64::from(visit.status == 200);
+            if seconds(visit.at) + highest < known.due_at {
+                let (at, due) = (visit.at, known.due_at);
+                let id = visit.event;
+                self.wrong.push(format!(
+                    "event {id} was early: due {due}, asked at {at} + {highest}"
+                ));
+            }
+        }
+    }
+
+    fn read_note(&mut self, line: &str, boot: f64, begun: &mut dyn FnMut(i64, &Known)) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let &[what, id, run, process, up, code] = words.as_slice() else {
+            self.wrong
+                .push(format!("a note that no handler writes: {line}"));
+            return;
+        };
+        let id: i64 = id.parse().expect("an id");
+        let run: u32 = run.parse().expect("a process id");
+        let process: u32 = process.parse().expect("a process id");
+        let at = boot + up.parse::<f64>().expect("seconds");
+        self.keep_apart(run, line);
+        let Some(known) = self.known.get_mut(&id) else {
+            self.wrong.push(format!("{line}: never added"));
+            return;
+        };
+        let kind = &KINDS[known.kind];
+        if what == "E" {
+            known.good += i64::from(code == "0");
+            if let Some(working) = self.working.get_mut(&(run, known.kind)) {
+                working.remove(&process);
+            }
+            return;
+        }
+        begun(id, known);
+        known.starts += 1;
+        let recent = self.recent_shifts.iter().copied().max().unwrap_or(0);
+        let shift = self.runs.get(&run).map_or(recent, |seen| seen.shift);
+        // The clock of the notes counts hundredths.
+        if seconds(at + 0.03) + shift < known.due_at {
+            let due = known.due_at;
+            self.wrong.push(format!(
+                "event {id} was early: due {due}, started at {at} + {shift}"
+            ));
+        }
+        let working = self.working.entry((run, known.kind)).or_default();
+        working.insert(process, id);
+        if working.len() > kind.concurrency && self.runs.contains_key(&run) {
+            let now = working.len();
+            let limit = kind.concurrency;
+            self.wrong.push(format!(
+                "{now} of {} at once, at most {limit}: {working:?}",
+                kind.name
+            ));
+        }
+    }
+
+    /// Once another run's children have begun, nothing comes from those of an earlier one.
+    fn keep_apart(&mut self, run: u32, line: &str) {
+        let Some(seen) = self.runs.get(&run) else {
+            return; // its run was killed before the child was up; see `begin_step`
+        };
+        if run == self.at_work || seen.excused {
+            return;
+        }
+        if self.over.contains(&run) {
+            if seen.killed {
+                self.strays += 1;
+            } else {
+                self.wrong.push(format!(
+                    "two runs at once: run {run} again after another: {line}"
+                ));
+            }
+            return;
+        }
+        self.over.insert(self.at_work);
+        self.at_work = run;
+    }
+
+    fn judge_finished(&mut self, row: &[Cell]) {
+        let (id, outcome) = (number(&row[1]), row[2].clone().unwrap_or_default());
+        let tries = number(&row[3]) + number(&row[4]) + number(&row[5]);
+        let deferrals = number(&row[5]);
+        *self.outcomes.entry(outcome.clone()).or_default() += 1;
+        if let Some(run_id) = &row[6] {
+            let run_id = run_id.parse().expect("a number");
+            let of_run = self.recorded.entry(run_id).or_default();
+            *of_run.entry(outcome.clone()).or_default() += 1;
+        }
+        let Some(known) = self.known.get_mut(&id) else {
+            self.wrong
+                .push(format!("history of event {id}, which was never added"));
+            return;
+        };
+        let kind = &KINDS[known.kind];
+        let about = format!(
+            "event {id} ({}, {outcome}): {} starts, {} good, {} effects, attempts {:?} losses {:?} \
+             deferrals {:?}",
+            kind.name, known.starts, known.good, known.effects, row[3], row[4], row[5]
+        );
+        let mut wrong = |what: &str| self.wrong.push(format!("{what}: {about}"));
+        match &known.state {
+            State::Live => {}
+            State::Deleted if outcome == "withdrawn" => {}
+            state => wrong(&format!("recorded though it is {state:?}")),
+        }
+        match outcome.as_str() {
+            "done" if kind.acts != Acts::Sql && known.good == 0 => wrong("done, and nobody did it"),
+            "skipped" if !known.expires => wrong("skipped for no reason"),
+            "cancelled" if !known.cancelled && !known.keyed => wrong("cancelled by nobody"),
+            "withdrawn" if known.state != State::Deleted => wrong("withdrawn by nobody"),
+            "unknown" if kind.declares != Declares::AtMost => wrong("unknown"),
+            "done" | "dead" | "skipped" | "cancelled" | "withdrawn" | "unknown" => {}
+            _ => wrong("no such outcome"),
+        }
+        let is_done = i64::from(outcome == "done");
+        match kind.declares {
+            Declares::Exactly if known.effects != is_done => wrong("not exactly once"),
+            Declares::AtLeast if known.starts > tries + 1 => wrong("more than at least once"),
+            Declares::AtMost if known.starts > 1 + deferrals => wrong("more than at most once"),
+            _ => {}
+        }
+        if outcome == "skipped" && known.starts > 0 {
+            wrong("skipped after it was started");
+        }
+        self.beyond_one += (known.starts.max(known.effects) - 1).max(0);
+        known.state = State::Finished(outcome);
+        self.live.remove(&id);
+    }
+
+    fn judge_rows(&mut self, rows: &[Vec<Cell>], epochs: &HashSet<i64>) {
+        let mut there = BTreeSet::new();
+        for row in rows {
+            let id = number(&row[0]);
+            there.insert(id);
+            let Some(known) = self.known.get_mut(&id) else {
+                self.wrong
+                    .push(format!("event {id} is there and was never added"));
+                continue;
+            };
+            let kind = &KINDS[known.kind];
+            let is_ready = row[1].as_deref() == Some("ready");
+            known.due_at = number(&row[2]);
+            let tries = number(&row[3]) + number(&row[4]) + number(&row[5]);
+            let about = format!(
+                "event {id} ({}, {:?}): {} starts, {} effects, {tries} tries",
+                kind.name, row[1], known.starts, known.effects
+            );
+            let mut wrong = |what: &str| self.wrong.push(format!("{what}: {about}"));
+            if known.state != State::Live {
+                wrong(&format!("there again though it is {:?}", known.state));
+            }
+            if known.effects > 0 {
+                wrong("its effect happened and is not recorded");
+            }
+            let allowed = match kind.declares {
+                Declares::AtMost => number(&row[5]) + i64::from(!is_ready),
+                _ => tries + i64::from(!is_ready),
+            };
+            if known.starts > allowed {
+                wrong("started more often than is recorded");
+            }
+            if !is_ready && !epochs.contains(&number(&row[6])) {
+                wrong("running under a run that nobody knows");
+            }
+        }
+        let lost: Vec<&i64> = self.live.iter().filter(|id| !there.contains(id)).collect();
+        if !lost.is_empty() {
+            self.wrong.push(format!("lost: {lost:?}"));
+        }
+    }
+
+    /// A run that ended in order says of itself what history says of it.
+    fn judge_runs(&mut self, rows: &[Vec<Cell>]) {
+        for row in rows {
+            let run_id = number(&row[0]);
+            let is_new = run_id > self.last_run || self.open_runs.contains(&run_id);
+            self.last_run = self.last_run.max(run_id);
+            if row[1].is_none() {
+                self.open_runs.insert(run_id);
+                continue;
+            }
+            self.open_runs.remove(&run_id);
+            let recorded = self.recorded.remove(&run_id).unwrap_or_default();
+            if !is_new || row[2].as_deref() == Some("died") {
+                continue;
+            }
+            for (outcome, cell) in OUTCOMES.iter().zip(&row[3..]) {
+                let said = number(cell);
+                let counted = recorded.get(*outcome).copied().unwrap_or(0);
+                if said != counted {
+                    self.wrong.push(format!(
+                        "run {run_id} ({:?}) says {said} {outcome}, history {counted}",
+                        row[2]
+                    ));
+                }
+            }
+        }
+        let oldest = self.open_runs.first().copied().unwrap_or(self.last_run);
+        self.recorded.retain(|run_id, _| *run_id >= oldest);
+    }
+
+    /// After a run that had its way: nobody else's row is open, nothing due is left.
+    pub(super) fn look_after_calm(&mut self, ground: &mut Ground, cutoff: i64) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if !self.open_runs.is_empty() {
+            wrong.push(format!("runs without an end: {:?}", self.open_runs));
+        }
+        let left = ground.sight.rows(&format!(
+            "SELECT id, type, due_at, claim_until FROM scheduled_events \
+             WHERE (status = 'ready' AND due_at <= {cutoff}) \
+             OR (status = 'running' AND claim_until <= {cutoff})"
+        ));
+        if !left.is_empty() {
+            wrong.push(format!("due by {cutoff} and left: {left:?}"));
+        }
+        wrong
+    }
+
+    /// Everything ever added against everything in the tables.
+    pub(super) fn look_at_all(&mut self, ground: &mut Ground) -> Vec<String> {
+        let mut wrong = Vec::new();
+        ground.sight.look();
+        let history = ground
+            .sight
+            .rows("SELECT event_id, outcome FROM event_history");
+        let effects = ground
+            .sight
+            .rows("SELECT event_id, COUNT(*) FROM effects GROUP BY event_id");
+        let picky = ground
+            .sight
+            .rows("SELECT event_id, COUNT(*) FROM picky GROUP BY event_id");
+        ground.sight.look_away();
+        let mut recorded = HashMap::new();
+        for row in &history {
+            if recorded.insert(number(&row[0]), row[1].clone()).is_some() {
+                wrong.push(format!("event {:?} is in history twice", row[0]));
+            }
+        }
+        for (id, known) in &self.known {
+            let expected = match &known.state {
+                State::Finished(outcome) => Some(outcome.clone()),
+                State::Live | State::Deleted => None,
+            };
+            let found = recorded.remove(id).flatten();
+            if found != expected && known.state != State::Deleted {
+                wrong.push(format!(
+                    "event {id} is {:?}, history has {found:?}",
+                    known.state
+                ));
+            }
+        }
+        if !recorded.is_empty() {
+            wrong.push(format!("history of strangers: {recorded:?}"));
+        }
+        let done_of = |names: &[&str]| -> BTreeSet<i64> {
+            let done = State::Finished("done".to_owned());
+            let of_kind = |known: &Known| names.contains(&KINDS[known.kind].name);
+            let all = self.known.iter();
+            all.filter(|(_, known)| known.state == done && of_kind(known))
+                .map(|(id, _)| *id)
+                .collect()
+        };
+        for (rows, names) in [(effects, &["ledger", "shaky"][..]), (picky, &["shaky"])] {
+            let once: BTreeSet<i64> = rows.iter().map(|row| number(&row[0])).collect();
+            let doubled: Vec<&Vec<Cell>> = rows.iter().filter(|row| number(&row[1]) != 1).collect();
+            if !doubled.is_empty() {
+                wrong.push(format!("effects twice: {doubled:?}"));
+            }
+            if once != done_of(names) {
+                let differ: Vec<i64> = once
+                    .symmetric_difference(&done_of(names))
+                    .copied()
+                    .collect();
+                wrong.push(format!(
+                    "effects and history of {names:?} differ: {differ:?}"
+                ));
+            }
+        }
+        // A child may be left over where a kill hits the microseconds in which it is started.
+        if self.strays > 3 + self.kills / 100 {
+            wrong.push(format!(
+                "{} children outlived {} killed runs",
+                self.strays, self.kills
+            ));
+        }
+        wrong
+    }
+
+    /// Events by outcome, for the summary.
+    pub(super) fn tell_outcomes(&self) -> String {
+        let mut told = String::new();
+        for (outcome, events) in &self.outcomes {
+            let _ = write!(told, "{outcome} {events}, ");
+        }
+        let deleted = self
+            .known
+            .values()
+            .filter(|known| known.state == State::Deleted);
+        let _ = write!(told, "deleted by the site {}", deleted.count());
+        told
+    }
+
+    /// How a kind is declared, for messages.
+    pub(super) fn kind_of(&self, id: i64) -> Option<&'static Kind> {
+        self.known.get(&id).map(|known| &KINDS[known.kind])
+    }
+}
+
+/// The epochs of claims, as far as a run is known to have had them.
+fn known_epochs(ground: &mut Ground, rows: &[Vec<Cell>]) -> HashSet<i64> {
+    let claimed: BTreeSet<i64> = rows
+        .iter()
+        .filter(|row| row[1].as_deref() == Some("running"))
+        .map(|row| number(&row[6]))
+        .collect();
+    if claimed.is_empty() {
+        return HashSet::new();
+    }
+    let list: Vec<String> = claimed.iter().map(i64::to_string).collect();
+    let list = list.join(",");
+    let query = format!("SELECT epoch FROM event_runs WHERE epoch IN ({list})");
+    let rows = ground.sight.rows(&query);
+    rows.iter().map(|row| number(&row[0])).collect()
+}
+
+/// Seconds since the machine was started, as the handlers read it.
+fn uptime() -> f64 {
+    let text = fs::read_to_string("/proc/uptime").expect("Linux");
+    let (up, _) = text.split_once(' ').expect("two numbers");
+    up.parse().expect("seconds")
+}
