@@ -42,8 +42,11 @@ struct Seen {
     shift: i64,
     /// It was killed: a child that was being started then may be left over.
     killed: bool,
-    /// It was stopped, or its watchdog killed too: its children may go on beside others'.
+    /// Its watchdog was killed too, or its lease ran out by a clock that jumped: its children may go
+    /// on beside others'.
     excused: bool,
+    /// It was stopped for longer than its lease: what it had started goes on, nothing is begun.
+    stopped: bool,
 }
 
 #[derive(Default)]
@@ -73,6 +76,12 @@ pub(super) struct Audit {
     /// Children that outlived a killed run.
     pub(super) strays: usize,
     pub(super) kills: usize,
+    /// Processes at work on an event: the last that began, and its run.
+    under_way: HashMap<i64, (u32, u32)>,
+    /// The clock jumped beyond what any claim is believed for, in this step.
+    claims_ran_out: bool,
+    /// The last run that recorded an effect.
+    last_effect_run: i64,
     /// Children may be at work after this step.
     excused: bool,
     wrong: Vec<String>,
@@ -156,6 +165,17 @@ impl Audit {
         self.excused = true;
     }
 
+    /// This run was stopped for longer than its lease.
+    pub(super) fn stopped(&mut self, pid: u32) {
+        self.runs.entry(pid).or_default().stopped = true;
+        self.excused = true;
+    }
+
+    /// The clock jumped: claims of live runs are no longer believed in this step.
+    pub(super) fn claims_ran_out(&mut self) {
+        self.claims_ran_out = true;
+    }
+
     /// Looks at everything new. To be called when no run is at work; `pids` were in this step.
     /// Returns what is wrong.
     pub(super) fn look(&mut self, ground: &mut Ground, pids: &[u32]) -> Vec<String> {
@@ -198,6 +218,7 @@ impl Audit {
         }
         self.judge_rows(&rows, &epochs);
         self.judge_runs(&runs);
+        self.claims_ran_out = false;
         std::mem::take(&mut self.wrong)
     }
 
@@ -299,19 +320,36 @@ impl Audit {
         let run: u32 = run.parse().expect("a process id");
         let process: u32 = process.parse().expect("a process id");
         let at = boot + up.parse::<f64>().expect("seconds");
-        self.keep_apart(run, line);
+        self.keep_apart(run, what, line);
         let Some(known) = self.known.get_mut(&id) else {
             self.wrong.push(format!("{line}: never added"));
             return;
         };
         let kind = &KINDS[known.kind];
+        if let Some(&(other, of_run)) = self.under_way.get(&id)
+            && other != process
+            && self.runs.get(&of_run).is_some_and(|seen| !seen.killed)
+            && !self.claims_ran_out
+            && what == "S"
+        {
+            let message = format!("{line}: while process {other} of run {of_run} is at it");
+            self.wrong.push(message);
+        }
         if what == "E" {
+            if self
+                .under_way
+                .get(&id)
+                .is_some_and(|(other, _)| *other == process)
+            {
+                self.under_way.remove(&id);
+            }
             known.good += i64::from(code == "0");
             if let Some(working) = self.working.get_mut(&(run, known.kind)) {
                 working.remove(&process);
             }
             return;
         }
+        self.under_way.insert(id, (process, run));
         begun(id, known);
         known.starts += 1;
         let recent = self.recent_shifts.iter().copied().max().unwrap_or(0);
@@ -336,11 +374,11 @@ impl Audit {
     }
 
     /// Once another run's children have begun, nothing comes from those of an earlier one.
-    fn keep_apart(&mut self, run: u32, line: &str) {
+    fn keep_apart(&mut self, run: u32, what: &str, line: &str) {
         let Some(seen) = self.runs.get(&run) else {
             return; // its run was killed before the child was up; see `begin_step`
         };
-        if run == self.at_work || seen.excused {
+        if run == self.at_work || seen.excused || seen.stopped && what == "E" {
             return;
         }
         if self.over.contains(&run) {
@@ -394,6 +432,17 @@ impl Audit {
             _ => wrong("no such outcome"),
         }
         let is_done = i64::from(outcome == "done");
+        if kind.declares == Declares::Exactly && is_done == 1 {
+            // The lease gates each: whoever has lost it records no effect any more.
+            let run_id = number(&row[6]);
+            if run_id < self.last_effect_run {
+                wrong(&format!(
+                    "by run {run_id} after run {}",
+                    self.last_effect_run
+                ));
+            }
+            self.last_effect_run = run_id;
+        }
         match kind.declares {
             Declares::Exactly if known.effects != is_done => wrong("not exactly once"),
             Declares::AtLeast if known.starts > tries + 1 => wrong("more than at least once"),

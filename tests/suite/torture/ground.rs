@@ -369,7 +369,12 @@ fn configuration(url: &str, web: &Web, clock: &str) -> String {
 
 /// What a handler of this kind is told; how it will end with it.
 pub(super) fn payload(kind: &Kind, dice: &mut Dice) -> String {
-    let nap = *dice.of(&["0", "0", "0.005", "0.02"]);
+    let nap = match dice.below(16) {
+        0 => "0.1",
+        1..5 => "0.02",
+        5..8 => "0.005",
+        _ => "0",
+    };
     match (kind.acts, kind.name) {
         (Acts::Sql, _) => {
             let mood = *dice.of(&["calm", "calm", "calm", "moody", "never"]);

@@ -59,8 +59,8 @@ impl Mishap {
         match dice.below(1000) {
             0..50 => Mishap::Calm,
             50..65 => Mishap::Terminate,
-            65..75 => Mishap::DeleteLock,
-            75..150 => Mishap::Rivals,
+            65..80 => Mishap::DeleteLock,
+            80..150 => Mishap::Rivals,
             150..250 => Mishap::KillBoth,
             250..252 if stops => Mishap::Stop,
             255..275 if is_mariadb && dice.once_in(rare) => Mishap::KillServer,
@@ -190,6 +190,22 @@ impl Torture {
         self.ground.move_clock_to(number(&lease[0][0]) + 1);
     }
 
+    /// Sometimes the clock jumps to where the lease of a live run is over, or its claims are: then
+    /// only the fence is left between it and the next. What it has claimed it may still start
+    /// until it looks at its lease again.
+    fn maybe_outlive_lease(&mut self, live: &Run) {
+        match self.dice.below(10) {
+            0..4 => return,
+            4..8 => self.wait_for_lease(),
+            _ => {
+                self.wait_for_lease();
+                self.ground.move_clock_to(self.ground.now() + 300);
+                self.audit.claims_ran_out();
+            }
+        }
+        self.audit.excuse(live.pid);
+    }
+
     fn kill(&mut self) -> Vec<u32> {
         let mut run = self.start(None);
         self.wait_within(&mut run);
@@ -269,6 +285,7 @@ impl Torture {
             let _ = fs::remove_file(path);
         }
         self.done.deleted_locks += 1;
+        self.maybe_outlive_lease(&first);
         let mut second = self.start(None);
         self.wait_within(&mut second);
         if self.dice.percent(50) {
@@ -329,9 +346,20 @@ impl Torture {
             let _ = self.ground.sight.try_execute(&format!("KILL {id}"));
         }
         self.done.cut_connections += 1;
+        let mut pids = vec![run.pid];
+        if self.dice.percent(50) {
+            // Another host comes at once, while the first records what it did on a new connection.
+            let host = self.ground.host;
+            self.ground.host = (host + 1) % 3;
+            self.maybe_outlive_lease(&run);
+            let mut second = self.start(None);
+            self.end_by_itself(&mut second);
+            pids.push(second.pid);
+            self.ground.host = host;
+        }
         self.end_by_itself(&mut run);
         self.ground.await_locks();
-        vec![run.pid]
+        pids
     }
 
     fn lose_an_answer(&mut self) -> Vec<u32> {
@@ -387,7 +415,7 @@ impl Torture {
         let mut first = self.start(None);
         self.wait_within(&mut first);
         signal(first.pid, Signal::STOP);
-        self.audit.excuse(first.pid);
+        self.audit.stopped(first.pid);
         self.done.stops += 1;
         // The locks of a run that has lost its host, or its server, do not count.
         for path in self.ground.lock_files() {
