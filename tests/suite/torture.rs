@@ -230,8 +230,11 @@ impl Torture {
 
     /// What happens at a site anyway: events are added, changed, deleted, cancelled.
     fn site_goes_on(&mut self) {
-        let few = self.dice.below(5);
+        let few = self.dice.below(6);
         self.add_events(few);
+        if self.audit.live.len() > CROWD && self.dice.once_in(5) {
+            self.wait_for_the_crowd();
+        }
         if self.dice.percent(10) {
             let mood = *self.dice.of(&["1", "1", "NULL"]);
             let change = format!("UPDATE mood SET ok = {mood} WHERE kind = 'moody'");
@@ -243,6 +246,17 @@ impl Torture {
         if self.dice.once_in(80) {
             self.cancel_an_event();
         }
+    }
+
+    /// After the clock was put back most events may be hours away; runs would have nothing to do.
+    fn wait_for_the_crowd(&mut self) {
+        let middle = format!(
+            "SELECT due_at FROM scheduled_events ORDER BY due_at LIMIT 1 OFFSET {}",
+            CROWD * 3 / 4
+        );
+        let due = self.ground.sight.rows(&middle);
+        let due = due.first().map_or(0, |row| number(&row[0]));
+        self.ground.move_clock_to(due);
     }
 
     fn add_events(&mut self, events: usize) {
