@@ -302,6 +302,20 @@ impl Torture {
         }
     }
 
+    /// Some that take long enough for another run to come in between, and more than one wave.
+    fn add_slow_events(&mut self) {
+        let due = self.ground.now();
+        let rows: Vec<String> = (0..12)
+            .map(|n| if n < 9 { "least" } else { "most" })
+            .map(|kind| format!("('{kind}', {due}, '0.1 0')"))
+            .collect();
+        let rows = rows.join(", ");
+        let insert = format!("INSERT INTO scheduled_events (type, due_at, payload) VALUES {rows}");
+        if self.ground.sight.try_execute(&insert).is_ok() {
+            self.audit.learn(&mut self.ground);
+        }
+    }
+
     fn any_live(&mut self) -> Option<i64> {
         let index = self.dice.below(self.audit.live.len());
         self.audit.live.iter().nth(index).copied()

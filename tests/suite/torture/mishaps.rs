@@ -59,8 +59,8 @@ impl Mishap {
         match dice.below(1000) {
             0..50 => Mishap::Calm,
             50..65 => Mishap::Terminate,
-            65..80 => Mishap::DeleteLock,
-            80..150 => Mishap::Rivals,
+            65..90 => Mishap::DeleteLock,
+            90..150 => Mishap::Rivals,
             150..250 => Mishap::KillBoth,
             250..252 if stops => Mishap::Stop,
             255..275 if is_mariadb && dice.once_in(rare) => Mishap::KillServer,
@@ -193,10 +193,11 @@ impl Torture {
     /// Sometimes the clock jumps to where the lease of a live run is over, or its claims are: then
     /// only the fence is left between it and the next. What it has claimed it may still start
     /// until it looks at its lease again.
-    fn maybe_outlive_lease(&mut self, live: &Run) {
+    /// Returns whether it did.
+    fn maybe_outlive_lease(&mut self, live: &Run) -> bool {
         match self.dice.below(10) {
-            0..4 => return,
-            4..8 => self.wait_for_lease(),
+            0..5 => return false,
+            5..8 => self.wait_for_lease(),
             _ => {
                 self.wait_for_lease();
                 self.ground.move_clock_to(self.ground.now() + 300);
@@ -204,6 +205,7 @@ impl Torture {
             }
         }
         self.audit.excuse(live.pid);
+        true
     }
 
     fn kill(&mut self) -> Vec<u32> {
@@ -279,16 +281,18 @@ impl Torture {
     }
 
     fn delete_lock(&mut self) -> Vec<u32> {
+        self.add_slow_events();
         let mut first = self.start(None);
         self.wait_within(&mut first);
         for path in self.ground.lock_files() {
             let _ = fs::remove_file(path);
         }
         self.done.deleted_locks += 1;
-        self.maybe_outlive_lease(&first);
+        let outlived = self.maybe_outlive_lease(&first);
         let mut second = self.start(None);
         self.wait_within(&mut second);
-        if self.dice.percent(50) {
+        // What comes from a run that was killed cannot be told from what came before.
+        if outlived && self.dice.percent(50) {
             self.end_by_kill(&mut first);
             self.end_by_itself(&mut second);
         } else {
@@ -340,6 +344,7 @@ impl Torture {
     }
 
     fn cut_connection(&mut self) -> Vec<u32> {
+        self.add_slow_events();
         let mut run = self.start(None);
         self.wait_within(&mut run);
         for id in self.ground.sight.connections() {
@@ -411,7 +416,7 @@ impl Torture {
 
     /// Really waits: whether a lease is still fresh its holder tells by the monotonic clock.
     fn stop(&mut self) -> Vec<u32> {
-        self.add_events(8);
+        self.add_slow_events();
         let mut first = self.start(None);
         self.wait_within(&mut first);
         signal(first.pid, Signal::STOP);
