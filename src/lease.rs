@@ -33,6 +33,8 @@ pub struct Applicant<'a> {
     pub ttl: Duration,
     /// The database's clock.
     pub now: UnixSeconds,
+    /// The monotonic clock just before that was read.
+    pub read_at: Instant,
     /// How far it will look.
     pub cutoff: UnixSeconds,
     /// When it will start nothing more.
@@ -71,7 +73,6 @@ impl Lease {
             deadline_at: by.deadline_at,
         };
         let proven_dead = by.lock.proves_dead(&seen.lock_id);
-        let renewed = monotonic();
         let taken = store.transaction(|store| {
             if !store.take_lease(seen.epoch, epoch, &claimant, proven_dead, by.now)? {
                 return Err(Stopped::Fenced);
@@ -86,7 +87,7 @@ impl Lease {
                     epoch,
                     holder,
                     ttl: by.ttl,
-                    renewed,
+                    renewed: by.read_at,
                 },
                 run_id,
             ))),
@@ -104,9 +105,11 @@ impl Lease {
         }
     }
 
-    /// Notes that a gate begun at `since` was passed: the transaction renewed the lease.
-    pub fn passed(&mut self, since: Instant) {
-        self.renewed = self.renewed.max(since);
+    /// Notes that a gate was passed: the transaction renewed the lease from what the clock said at
+    /// `read_at`. A run that was stopped between that reading and the transaction has that much less
+    /// of its lease left.
+    pub fn passed(&mut self, read_at: Instant) {
+        self.renewed = self.renewed.max(read_at);
     }
 
     /// Whether anything may still be started: half the ttl has not passed since the last renewal.
@@ -119,16 +122,20 @@ impl Lease {
         self.renewed + self.ttl / 3
     }
 
-    /// Renews the lease outside a claim.
+    /// Renews the lease outside a claim, from what the clock said at `read_at`.
     ///
     /// # Errors
     /// [`Stopped::Fenced`]; [`Stopped::Db`].
-    pub fn renew(&mut self, store: &mut Store, now: UnixSeconds) -> Result<(), Stopped> {
-        let since = monotonic();
+    pub fn renew(
+        &mut self,
+        store: &mut Store,
+        now: UnixSeconds,
+        read_at: Instant,
+    ) -> Result<(), Stopped> {
         if !store.renew_lease(self.epoch, &self.holder, now)? {
             return Err(Stopped::Fenced);
         }
-        self.passed(since);
+        self.passed(read_at);
         Ok(())
     }
 

@@ -236,6 +236,7 @@ pub fn run(
     let install = store.install()?;
     let host = lock::host_name();
     let mut advisory = store.advisory_lock(&install)?;
+    let read_at = monotonic();
     let now = store.now()?;
     let cutoff = options.due_before.map_or(now, |wanted| wanted.min(now));
     if advisory == AdvisoryLock::Busy {
@@ -270,6 +271,7 @@ pub fn run(
         lock: lock.identity(),
         ttl: config.run.lease_ttl,
         now,
+        read_at,
         cutoff,
         deadline_at,
     };
@@ -297,7 +299,7 @@ pub fn run(
         host,
         started_at: now,
         cutoff,
-        anchor: (begun, now),
+        anchor: (read_at, now),
         deadline: options.max_time.map(|time| begun + time),
         signals,
         reactor,

@@ -136,7 +136,7 @@ impl Runner<'_> {
 
     pub(super) fn renew(&mut self) -> Result<(), Trouble> {
         let now = self.read_clock()?;
-        self.lease.renew(&mut self.store, now)?;
+        self.lease.renew(&mut self.store, now, self.anchor.0)?;
         if self.deadline.is_some_and(|deadline| monotonic() < deadline) {
             return Ok(()); // the claims reach beyond it
         }

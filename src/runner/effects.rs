@@ -99,17 +99,16 @@ impl Runner<'_> {
     /// Commits the wave's type and id range before any effect, so that a crash leaves a trace and
     /// a poison event is found (RULINGS 20).
     fn trace(&mut self, at: usize, ids: &[EventId]) -> Result<(), Trouble> {
-        let (_, now) = self.anchor;
+        let (read_at, now) = self.anchor;
         self.progress.wave = Some(wave_of(self.lanes[at].name(), ids));
         self.progress.waves += 1;
         self.refresh_progress();
-        let since = monotonic();
         let rate = self.lanes[at].take_rate(ids.len());
         let gate = self.lease.gate(now);
         self.store
             .trace_wave(gate, self.run_id, &self.progress, rate)?;
         point("trace.committed");
-        self.lease.passed(since);
+        self.lease.passed(read_at);
         Ok(())
     }
 
@@ -163,7 +162,7 @@ impl Runner<'_> {
         events: &[Event],
         savepoints: Savepoints,
     ) -> Result<WaveEnd, Trouble> {
-        let (_, now) = self.anchor;
+        let (read_at, now) = self.anchor;
         let lane = &self.lanes[at];
         let Work::Effects(statements) = &lane.work else {
             return Ok(WaveEnd::Changed);
@@ -209,7 +208,6 @@ impl Runner<'_> {
             part: Part::Fired,
         };
         self.unsure_endings = events.iter().map(unsure).collect();
-        let since = monotonic();
         let end = self.store.effect_wave(
             self.lease.gate(now),
             writer,
@@ -223,7 +221,7 @@ impl Runner<'_> {
         )?;
         let breaker = breaker.into_inner();
         if matches!(end, WaveEnd::Committed { .. }) {
-            self.lease.passed(since); // else the renewal was rolled back too
+            self.lease.passed(read_at); // else the renewal was rolled back too
             self.lanes[at].breaker = breaker;
         }
         self.unsure_endings.clear();

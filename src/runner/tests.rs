@@ -181,6 +181,46 @@ fn the_trace_of_a_wave_goes_with_its_commit() {
 }
 
 #[test]
+fn a_lease_renewed_from_an_old_reading_of_the_clock_is_renewed_again_before_a_start() {
+    let url = web_site(Duration::ZERO);
+    let bed = Bed::new(&format!(
+        "[run]\nlease_ttl = \"6s\"\n[type.hook]\nhandler = \"http\"\nurl = \"{url}\"\n"
+    ));
+    bed.add("hook", 1);
+    let statements = Rc::new(RefCell::new(Vec::new()));
+    let connect = |database: &Database, access: Access, clock: Clock| {
+        let inner = crate::db::connect(database, access, clock)?;
+        let statements = Rc::clone(&statements);
+        let fails = move |sql: &str| {
+            let mut statements = statements.borrow_mut();
+            // As if the run were stopped between reading the clock and claiming: for half its lease.
+            let looks = |sql: &str| sql.contains("octet_length");
+            if looks(sql) && !statements.iter().any(|sql: &String| looks(sql)) {
+                std::thread::park_timeout(Duration::from_millis(3_100));
+            }
+            statements.push(sql.to_owned());
+            None
+        };
+        Ok(hooked(inner, Faulty(fails)))
+    };
+    let world = World {
+        connect: &connect,
+        ..World::real()
+    };
+    let report = bed.run_in(world, &Options::of(&bed.config));
+    assert_eq!(report.counts.done, 1, "{report:?}");
+    let statements = statements.borrow();
+    let place = |part: &str| statements.iter().position(|sql| sql.contains(part));
+    let claimed = place("SET status = 'running'").expect("a claim");
+    let acked = place("INSERT INTO /*_*/event_history").expect("an ack");
+    let renews = |sql: &String| sql.starts_with("UPDATE /*_*/event_lease SET beat_at");
+    assert!(
+        statements[claimed..acked].iter().any(renews),
+        "{statements:#?}"
+    );
+}
+
+#[test]
 fn an_event_put_off_by_the_effect_before_it_is_not_fired_early() {
     let bed = Bed::new(
         "[type.a]\nhandler = \"sql\"\nsql = [\"INSERT INTO log VALUES (:id, 'fired')\", \

@@ -254,7 +254,6 @@ impl Runner<'_> {
         self.progress.waves += 1;
         let until = self.claim_until(&self.lanes[at].config, now);
         self.refresh_progress();
-        let since = monotonic();
         let lane = &mut self.lanes[at];
         let claim = Claim {
             ids: &ids,
@@ -266,7 +265,7 @@ impl Runner<'_> {
         };
         point("claim.selected");
         let events = self.store.claim(self.lease.gate(now), claim)?;
-        self.lease.passed(since);
+        self.lease.passed(self.anchor.0);
         let lane = &mut self.lanes[at];
         log::debug!("claimed {} of type {}", events.len(), lane.name());
         lane.alone = events.first().is_some_and(|event| lane.is_suspect(event));
