@@ -6,9 +6,9 @@
 //! belong to somebody else. Before the first child the [`Watchdog`] is started: a run that starts
 //! no child never pays for it.
 //!
-//! Between the start of a child and its registration with the watchdog lie a few microseconds in
-//! which a killed run leaves that child alone; a child that calls `setsid` escapes both (RULINGS
-//! 27). Descriptors that whoever called the run left open for its children (`flock` of util-linux
+//! Between the start of a child and its registration with the watchdog lies a moment; a child of a
+//! run killed in it is known by the mark in its environment. One that calls `setsid` escapes both
+//! (RULINGS 27). Descriptors that whoever called the run left open for its children (`flock` of util-linux
 //! without `-o`) pass through; closing what is not ours takes unsafe code. What an exit code means
 //! is not decided here.
 
@@ -26,7 +26,7 @@ use rustix::process::Pid;
 
 use crate::clock::monotonic;
 use crate::fault::point;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{MARK, Watchdog};
 
 mod child;
 mod spec;
@@ -103,6 +103,7 @@ pub struct Reactor {
     woken: UnixStream,
     run_lock: File,
     watchdog_program: PathBuf,
+    mark: String,
     watchdog: Option<Watchdog>,
     use_pidfd: bool,
     null: Option<File>,
@@ -125,6 +126,7 @@ impl Reactor {
             woken,
             run_lock,
             watchdog_program: watchdog.into(),
+            mark: mark()?,
             watchdog: None,
             use_pidfd: true,
             null: None,
@@ -158,7 +160,7 @@ impl Reactor {
         if self.watchdog.is_some() {
             return Ok(());
         }
-        let mut watchdog = Watchdog::start(&self.watchdog_program, &self.run_lock)?;
+        let mut watchdog = Watchdog::start(&self.watchdog_program, &self.run_lock, &self.mark)?;
         // After the loss of an earlier watchdog: the new one must know who is there.
         for child in self.children.values().filter(|child| child.exit.is_none()) {
             watchdog.register(child.group)?;
@@ -207,6 +209,7 @@ impl Reactor {
         };
         let (stderr, stderr_end) = io::pipe()?;
         ioctl_fionbio(&stderr, true)?;
+        spec.set_env(MARK, &self.mark)?;
         let process = spec.start(stdin, stdout_end, stderr_end, null)?;
         Ok(Running::new(process, self.use_pidfd, feed, stdout, stderr))
     }
@@ -429,6 +432,12 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// What tells this run's children from all other processes.
+fn mark() -> io::Result<String> {
+    let half = || getrandom::u64().map_err(io::Error::other);
+    Ok(format!("{:016x}{:016x}", half()?, half()?))
 }
 
 /// Which end of a child has something.

@@ -8,9 +8,13 @@
 //! sends KILL to every group still registered, waits until they are gone, and ends. A free lock
 //! thus means that the children are dead too.
 //!
-//! What it cannot do: a run killed in the few microseconds between starting a child and writing
-//! its line leaves that child alone, and a child that calls `setsid` leaves its group. It must
-//! print nothing: its stdout is the lock file.
+//! A run may be killed between starting a child and writing its line. So every child carries the
+//! run's mark in its environment ([`MARK`]), and where the run did not say that it ends in order, the
+//! groups of marked processes are killed as well. None can be missed: until a child is a program of
+//! its own, with its environment, it holds the pipe open.
+//!
+//! What it cannot do: a child that calls `setsid` leaves its group and its session, and lives on. It
+//! must print nothing: its stdout is the lock file.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -25,7 +29,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group, setsid, test_kill_process_group};
+use rustix::process::{
+    Pid, Signal, getpgrp, getsid, kill_process_group, setsid, test_kill_process_group,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::clock::monotonic;
@@ -33,6 +39,11 @@ use crate::clock::monotonic;
 /// The hidden command: the first argument that makes the binary call [`main`].
 pub const SUBCOMMAND: &str = "__watchdog";
 
+/// The variable in the environment of every child: 32 random hexadecimal digits, others for each run.
+pub const MARK: &str = "PUNCTUAL_RUN_MARK";
+
+/// The line of a run that ends in order: all its children are gone.
+const IN_ORDER: &[u8] = b".";
 /// What it says on stderr once it is ready; anything else is an error message.
 const READY: u8 = b'R';
 /// How long it may take to be ready.
@@ -52,18 +63,19 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts `program` as the watchdog and returns once it is ready. `run_lock` must be locked:
+    /// Starts `program` as the watchdog of the run whose children carry `mark`, and returns once it
+    /// is ready. `run_lock` must be locked:
     /// the lock is then held until both this process and the watchdog have closed it, so nobody
     /// may unlock it explicitly.
     #[expect(
         clippy::disallowed_methods,
         reason = "one of the two places that start processes"
     )]
-    pub fn start(program: &Path, run_lock: &File) -> io::Result<Self> {
+    pub fn start(program: &Path, run_lock: &File, mark: &str) -> io::Result<Self> {
         let (lines, pipe) = io::pipe()?;
         let (answer, stderr) = io::pipe()?;
         let process = Command::new(program)
-            .arg(SUBCOMMAND)
+            .args([SUBCOMMAND, mark])
             .env_clear() // the run's environment may hold a password
             .current_dir("/")
             .stdin(lines)
@@ -97,7 +109,12 @@ impl Watchdog {
 
     /// Ends it and waits, so that the run lock is free when this process is gone.
     pub fn finish(self) -> io::Result<()> {
-        let Self { mut process, pipe } = self;
+        let Self {
+            mut process,
+            mut pipe,
+        } = self;
+        // Where it was killed meanwhile, nobody reads it.
+        let _ = pipe.write_all(&[IN_ORDER, b"\n"].concat());
         drop(pipe);
         process.wait().map(drop)
     }
@@ -152,14 +169,83 @@ fn watch() -> io::Result<()> {
     if FileType::from_raw_mode(rustix::fs::fstat(&pipe)?.st_mode) != FileType::Fifo {
         return Err(io::Error::other("this command is for punctual's own use"));
     }
+    let family = Family::of_this_run()?;
     setsid()?;
     survive_signals()?;
     // Started through /proc/self/exe, `ps` would show it as `exe`. Cosmetic: it may fail.
     let _ = fs::write("/proc/self/comm", "punctual");
     io::stderr().write_all(&[READY])?;
-    let groups = follow(&mut pipe)?;
-    kill_all(&groups);
+    let left = follow(&mut pipe)?;
+    kill_all(&left.groups);
+    if !left.in_order {
+        family.kill();
+    }
     Ok(())
+}
+
+/// What a run leaves.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Left {
+    /// The groups that are still registered.
+    groups: BTreeSet<i32>,
+    /// It has said that it ends in order.
+    in_order: bool,
+}
+
+/// How the children of a run are known, registered or not.
+struct Family {
+    /// The entry in their environment.
+    entry: Vec<u8>,
+    /// The session of the run and its children.
+    session: i32,
+    /// The run's own group, whoever else is in it.
+    own: i32,
+}
+
+impl Family {
+    /// The run's that started this process, before `setsid`.
+    fn of_this_run() -> io::Result<Self> {
+        let mark = std::env::args().nth(2).unwrap_or_default();
+        if mark.len() < 32 {
+            return Err(io::Error::other("this command is for punctual's own use"));
+        }
+        Ok(Self {
+            entry: format!("{MARK}={mark}").into_bytes(),
+            session: getsid(None)?.as_raw_nonzero().get(),
+            own: getpgrp().as_raw_nonzero().get(),
+        })
+    }
+
+    fn kill(&self) {
+        let until = monotonic() + KILL_PATIENCE;
+        loop {
+            let groups = self.groups();
+            if groups.is_empty() || monotonic() >= until {
+                return;
+            }
+            for group in groups {
+                kill_again(group);
+            }
+            let _ = poll_or_interrupted(&mut [], &timespec(KILL_ROUND));
+        }
+    }
+
+    /// The groups with a marked process.
+    fn groups(&self) -> BTreeSet<i32> {
+        let Ok(processes) = fs::read_dir("/proc") else {
+            return BTreeSet::new();
+        };
+        let groups = processes.flatten().filter_map(|process| {
+            let stat = fs::read(process.path().join("stat")).ok()?;
+            let (group, session) = living(&stat)?;
+            let is_of_it = session == self.session && group != self.own && group > 1;
+            let environment = is_of_it.then(|| fs::read(process.path().join("environ")))?;
+            let environment = environment.ok()?;
+            let mut entries = environment.split(|&byte| byte == 0);
+            entries.any(|entry| entry == self.entry).then_some(group)
+        });
+        groups.collect()
+    }
 }
 
 /// A signal to the run, its group or its terminal is the run's business. Handlers that do nothing
@@ -171,9 +257,9 @@ fn survive_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the pipe to its end: the groups that are still registered then.
-fn follow(pipe: &mut File) -> io::Result<BTreeSet<i32>> {
-    let mut groups = BTreeSet::new();
+/// Reads the pipe to its end: what the run leaves then.
+fn follow(pipe: &mut File) -> io::Result<Left> {
+    let mut left = Left::default();
     let mut unread = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -184,10 +270,10 @@ fn follow(pipe: &mut File) -> io::Result<BTreeSet<i32>> {
         while is_readable(pipe)? {
             let count = pipe.read(&mut buffer)?;
             if count == 0 {
-                return Ok(groups);
+                return Ok(left);
             }
             unread.extend_from_slice(&buffer[..count]);
-            take_lines(&mut unread, &mut groups);
+            take_lines(&mut unread, &mut left);
         }
     }
 }
@@ -199,16 +285,17 @@ fn is_readable(pipe: &File) -> io::Result<bool> {
 }
 
 /// Applies every whole line of `unread` and leaves the rest.
-fn take_lines(unread: &mut Vec<u8>, groups: &mut BTreeSet<i32>) {
+fn take_lines(unread: &mut Vec<u8>, left: &mut Left) {
     let Some(last) = unread.iter().rposition(|&byte| byte == b'\n') else {
         return;
     };
     for line in unread[..last].split(|&byte| byte == b'\n') {
         match parse(line) {
-            Some(('+', group)) => groups.insert(group),
-            Some((_, group)) => groups.remove(&group),
+            Some(('+', group)) => left.groups.insert(group),
+            Some((_, group)) => left.groups.remove(&group),
             None => false,
         };
+        left.in_order |= line == IN_ORDER;
     }
     unread.drain(..=last);
 }
@@ -254,19 +341,21 @@ fn any_alive(groups: &BTreeSet<i32>) -> bool {
     };
     processes.flatten().any(|process| {
         fs::read(process.path().join("stat"))
-            .is_ok_and(|stat| living_group(&stat).is_some_and(|group| groups.contains(&group)))
+            .is_ok_and(|stat| living(&stat).is_some_and(|(group, _)| groups.contains(&group)))
     })
 }
 
-/// The process group of a line of `/proc/PID/stat`, unless the process is dead (proc(5)).
-fn living_group(stat: &[u8]) -> Option<i32> {
+/// The process group and the session of a line of `/proc/PID/stat`, unless the process is dead
+/// (proc(5)).
+fn living(stat: &[u8]) -> Option<(i32, i32)> {
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     let mut fields = std::str::from_utf8(&stat[name_end + 1..])
         .ok()?
         .split_ascii_whitespace();
     let state = fields.next()?;
     let group = fields.nth(1)?.parse().ok()?;
-    (!matches!(state, "Z" | "X" | "x")).then_some(group)
+    let session = fields.next()?.parse().ok()?;
+    (!matches!(state, "Z" | "X" | "x")).then_some((group, session))
 }
 
 /// How many are ready; 0 also when a signal came in between.
@@ -316,21 +405,31 @@ mod tests {
 
     #[test]
     fn lines_may_arrive_in_pieces() {
-        let mut groups = BTreeSet::new();
+        let mut left = Left::default();
         let mut unread = b"+10\n+11\n+1".to_vec();
-        take_lines(&mut unread, &mut groups);
+        take_lines(&mut unread, &mut left);
         assert_eq!(unread, b"+1");
         unread.extend_from_slice(b"2\n-10\n");
-        take_lines(&mut unread, &mut groups);
+        take_lines(&mut unread, &mut left);
         assert_eq!(unread, b"");
-        assert_eq!(groups, BTreeSet::from([11, 12]));
+        assert_eq!(left.groups, BTreeSet::from([11, 12]));
+        assert!(!left.in_order);
+        take_lines(&mut b"-11\n-12\n.\n".to_vec(), &mut left);
+        let groups = BTreeSet::new();
+        assert_eq!(
+            left,
+            Left {
+                groups,
+                in_order: true
+            }
+        );
     }
 
     #[test]
     fn a_process_name_with_brackets_does_not_mislead() {
-        assert_eq!(living_group(b"7 (a) Z (b) S 1 42 7 0"), Some(42));
-        assert_eq!(living_group(b"7 (a) S 1) Z 1 42 7 0"), None);
-        assert_eq!(living_group(b"7 (a"), None);
+        assert_eq!(living(b"7 (a) Z (b) S 1 42 7 0"), Some((42, 7)));
+        assert_eq!(living(b"7 (a) S 1) Z 1 42 7 0"), None);
+        assert_eq!(living(b"7 (a"), None);
     }
 
     #[test]

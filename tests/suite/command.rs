@@ -209,6 +209,9 @@ fn an_event_arrives_as_stdin_and_environment() {
     let env = fs::read(stage.kit.path("env")).unwrap();
     let mut env: Vec<&[u8]> = env.split(|&byte| byte == b'\n').collect();
     env.retain(|line| !line.is_empty() && !line.starts_with(b"PWD="));
+    let all = env.len();
+    env.retain(|line| !line.starts_with(b"PUNCTUAL_RUN_MARK="));
+    assert_eq!(all - env.len(), 1);
     env.sort_unstable();
     let expected: [&[u8]; 10] = [
         b"PATH=/usr/bin:/bin",

@@ -233,7 +233,8 @@ const INTO_SQL: &str = "0 CHUNK COUNTED_AT_MOST ENDED_COLUMNS ENDING_COLUMNS EVE
     iferror.is_some(){\"?\"}else{\"NULL\"} index insert keep.before key limit name new newest-rows \
     newest() now old or_null(writer.run_id) outcome own past plus_one(tally==Tally::Attempt) \
     plus_one(tally==Tally::Deferral) plus_one(tally==Tally::Loss) prefix priority \
-    probes.join(\",\") probes.len() range row.id rows run.epoch run_id seen self.before \
+    probes.join(\",\") probes.len() range row.id rows run.epoch run_id seconds seen \
+    self.before \
     self.delete_events() self.dialect().by_primary_key() self.dialect().byte_length(\"payload\") \
     self.dialect().guarded_status() self.dialect().insert_or_ignore() self.due_index() \
     self.event_index() self.guard(owner) self.turn_index() since start status \

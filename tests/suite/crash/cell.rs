@@ -159,9 +159,7 @@ impl Cell<'_> {
         };
         assert_eq!(ended.code, KILLED, "at {place:?}: {ended:?}");
         if victims == Victims::Run {
-            // In the moment before the watchdog knows of a child nobody guards it (RULINGS 27).
-            let unguarded = usize::from(place.0 == "fire.unguarded");
-            outlived_by(&family, unguarded);
+            is_outlived_by_nobody(&family);
         }
         Some(Killed::now(self.bench, family))
     }
@@ -209,7 +207,7 @@ impl Cell<'_> {
         assert_eq!(ended.code, KILLED, "{ended:?}");
         let family = found.lock().expect("no panic while it is held").clone();
         if self.victims == Victims::Run {
-            outlived_by(&family, 0);
+            is_outlived_by_nobody(&family);
         }
         Some(Killed::now(self.bench, family))
     }
@@ -357,11 +355,11 @@ fn end_watchdog(pid: u32) {
     eventually("the watchdog is dead", || !lives(pid));
 }
 
-/// Once the watchdog has gone, which then lets go of the run's lock, no child is left but
-/// `survivors`.
-fn outlived_by(family: &Family, survivors: usize) {
+/// Once the watchdog has gone, which then lets go of the run's lock, no child is left: not even one
+/// that it had not been told of.
+fn is_outlived_by_nobody(family: &Family) {
     if let Some(watchdog) = family.watchdog {
         eventually("the watchdog ends", || !lives(watchdog));
-        assert_eq!(family.living(), survivors, "of {:?}", family.children);
+        assert_eq!(family.living(), 0, "of {:?}", family.children);
     }
 }

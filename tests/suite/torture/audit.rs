@@ -163,7 +163,10 @@ impl Audit {
 
     /// A run was started.
     pub(super) fn started(&mut self, pid: u32) {
+        // The number may have been an earlier run's.
         self.over.remove(&pid);
+        self.working.retain(|(run, _), _| *run != pid);
+        self.under_way.retain(|_, (_, run)| *run != pid);
         self.runs.insert(pid, Seen::default());
     }
 
@@ -638,8 +641,7 @@ impl Audit {
                 ));
             }
         }
-        // A child may be left over where a kill hits the microseconds in which it is started.
-        if self.strays > 5 + self.kills / 50 {
+        if self.strays > 0 {
             wrong.push(format!(
                 "{} children outlived {} killed runs",
                 self.strays, self.kills
