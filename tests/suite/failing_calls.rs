@@ -13,7 +13,7 @@ use punctual::db::Access;
 use punctual::runner::{self, Options, Report, Stop, World};
 
 use crate::plans::loaded;
-use crate::runs::fired;
+use crate::runs::{fired, now};
 use crate::support::failing::{Failure, Trigger};
 use crate::support::mariadb::Server;
 use crate::support::process::eventually;
@@ -95,6 +95,22 @@ on_both_databases_in_memory! {
 
     fn trouble_at_the_recovery_from_trouble_doubles_nothing(site: &Site) {
         fail_two_runs(site);
+    }
+
+    fn a_loss_is_counted_once_whichever_call_of_the_recovery_fails(site: &Site) {
+        let bed = Bed::new(site);
+        for call in 1..ENOUGH {
+            bed.start_with_a_dead_wave();
+            let (to_come, _) = bed.run(&[(call, Failure::Lost)]);
+            bed.run(&[]);
+            let losses = "SELECT losses FROM scheduled_events WHERE type = 'effect'";
+            assert_eq!(site.query_i64(losses), 1, "call {call}");
+            if to_come == 1 {
+                assert!(call > 20, "a run makes more calls than {call}");
+                return;
+            }
+        }
+        panic!("a run of one event makes {ENOUGH} calls");
     }
 }
 
@@ -219,6 +235,27 @@ impl<'s> Bed<'s> {
         statements.push("UPDATE event_lease SET holder = 'dead', beat_at = 1, ttl = 60".to_owned());
         self.site.sql_all(&statements);
         let _ = std::fs::remove_file(self.site.path("fired"));
+    }
+
+    /// What a run leaves that died with one event of a `sql` type in hand. It is put off, so that no
+    /// run has it in hand again.
+    fn start_with_a_dead_wave(&self) {
+        self.start_anew();
+        let later = now() + 86_400;
+        for statement in [
+            "DELETE FROM scheduled_events",
+            "DELETE FROM event_runs",
+            "INSERT INTO scheduled_events (type, due_at) VALUES ('least', 1)",
+            &format!(
+                "INSERT INTO scheduled_events (id, type, due_at) \
+                 VALUES (1000000, 'effect', {later})"
+            ),
+            "INSERT INTO event_runs (epoch, host, pid, lock_id, started_at, cutoff, wave_type, \
+             wave_first_id, wave_last_id) VALUES (77, 'here', 1, 'lock', 1, 1, 'effect', 1000000, \
+             1000000)",
+        ] {
+            self.site.sql(statement);
+        }
     }
 
     /// A run with these failures, each counted from the one before; returns how many of them did
