@@ -240,14 +240,14 @@ pub fn run(
     let now = store.now()?;
     let cutoff = options.due_before.map_or(now, |wanted| wanted.min(now));
     if advisory == AdvisoryLock::Busy {
-        let lease = store.lease_row()?;
-        if !lease.is_some_and(|lease| lease.has_lapsed(now)) {
+        let lease = store.lease_row()?.filter(|lease| lease.has_lapsed(now));
+        let Some(lease) = lease else {
             store.count_aside(&host, now)?;
             return Ok(Report::without_work(Stop::Locked, now, cutoff));
-        }
+        };
         // Of a run that may claim nothing more. Whether or not its session can be ended, the lease
         // decides.
-        advisory = store.break_advisory_lock(&install)?;
+        advisory = store.break_advisory_lock(&install, &lease)?;
     }
     if advisory == AdvisoryLock::Unsupported && !config.is_sqlite() {
         log::warn!("this server keeps no advisory locks; the lease alone keeps runs apart");

@@ -108,12 +108,16 @@ impl<H: Hooks> Db for Hooked<H> {
         self.db.execute_script(sql)
     }
 
-    fn advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        self.ask(Call::AdvisoryLock)?.advisory_lock(name)
+    fn advisory_lock(&mut self, name: &str, seconds: u32) -> DbResult<AdvisoryLock> {
+        self.ask(Call::AdvisoryLock)?.advisory_lock(name, seconds)
     }
 
-    fn break_advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        self.ask(Call::AdvisoryLock)?.break_advisory_lock(name)
+    fn advisory_holder(&mut self, name: &str) -> DbResult<Option<i64>> {
+        self.ask(Call::AdvisoryLock)?.advisory_holder(name)
+    }
+
+    fn end_session(&mut self, session: i64) -> DbResult<()> {
+        self.ask(Call::AdvisoryLock)?.end_session(session)
     }
 
     fn forgets_ids(&self) -> bool {

@@ -304,11 +304,14 @@ pub trait Db {
     /// Runs a script of several statements (migrations only).
     fn execute_script(&mut self, sql: &str) -> DbResult<()>;
 
-    /// Takes the advisory lock without waiting.
-    fn advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock>;
+    /// Takes the advisory lock, waiting for so many seconds (0: not at all).
+    fn advisory_lock(&mut self, name: &str, seconds: u32) -> DbResult<AdvisoryLock>;
 
-    /// Ends the session that holds the advisory lock, where this user may, and takes the lock.
-    fn break_advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock>;
+    /// The session that holds the advisory lock; `None`: nobody, or this database has none.
+    fn advisory_holder(&mut self, name: &str) -> DbResult<Option<i64>>;
+
+    /// Ends another session, where this user may; otherwise nothing happens.
+    fn end_session(&mut self, session: i64) -> DbResult<()>;
 
     /// Whether its id counter starts anew with the server, so that ids of deleted rows could come
     /// back (MySQL 5.7, RULINGS 42).

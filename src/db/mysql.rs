@@ -28,8 +28,6 @@ const KEEPALIVE_MILLIS: u32 = 15_000;
 const WAIT_TIMEOUT: u32 = 300;
 /// Seconds a write waits for a row that a site's own transaction holds.
 const LOCK_WAIT_TIMEOUT: u32 = 10;
-/// Seconds until a session that is ended has given its lock back.
-const BREAKING_TAKES: u32 = 2;
 /// Statements kept prepared.
 const STATEMENTS: usize = 64;
 /// Bytes. Set so that the driver need not ask; nothing of ours comes near.
@@ -191,36 +189,7 @@ impl Db for Mysql {
         Ok(())
     }
 
-    fn advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        self.ask_for_lock(name, 0)
-    }
-
-    fn break_advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        let holder = super::query_one(self, "SELECT IS_USED_LOCK(?)", &[name.into()], |row| {
-            row.opt_int(0)
-        });
-        if let Some(session) = holder?.flatten() {
-            log::info!("ending session {session}, which holds the advisory lock");
-            match self.execute(&format!("KILL {session}"), &[]) {
-                Err(error) if error.ends_the_session() => return Err(error),
-                Err(error) => log::info!("session {session} cannot be ended: {error}"),
-                Ok(_) => {}
-            }
-        }
-        self.ask_for_lock(name, BREAKING_TAKES)
-    }
-
-    fn forgets_ids(&self) -> bool {
-        self.conn.server_version().0 < 8 // MariaDB counts from 10
-    }
-
-    fn database_name(&mut self) -> DbResult<String> {
-        Ok(self.database.clone())
-    }
-}
-
-impl Mysql {
-    fn ask_for_lock(&mut self, name: &str, seconds: u32) -> DbResult<AdvisoryLock> {
+    fn advisory_lock(&mut self, name: &str, seconds: u32) -> DbResult<AdvisoryLock> {
         let ask = format!("SELECT GET_LOCK(?, {seconds})");
         match super::query_one(self, &ask, &[name.into()], |row| row.opt_int(0)) {
             Err(error) if error.kind == DbErrorKind::Unsupported => Ok(AdvisoryLock::Unsupported),
@@ -234,6 +203,33 @@ impl Mysql {
         }
     }
 
+    fn advisory_holder(&mut self, name: &str) -> DbResult<Option<i64>> {
+        let ask = "SELECT IS_USED_LOCK(?)";
+        let holder = super::query_one(self, ask, &[name.into()], |row| row.opt_int(0));
+        Ok(holder?.flatten())
+    }
+
+    fn end_session(&mut self, session: i64) -> DbResult<()> {
+        match self.execute(&format!("KILL {session}"), &[]) {
+            Err(error) if error.ends_the_session() => Err(error),
+            Err(error) => {
+                log::info!("session {session} cannot be ended: {error}");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn forgets_ids(&self) -> bool {
+        self.conn.server_version().0 < 8 // MariaDB counts from 10
+    }
+
+    fn database_name(&mut self) -> DbResult<String> {
+        Ok(self.database.clone())
+    }
+}
+
+impl Mysql {
     /// Behind a proxy that spreads statements over connections, or on a cluster that keeps no such
     /// locks, "got it" means nothing; on a replica nothing may be written, even by a user who can
     /// (RULINGS 8).

@@ -148,12 +148,16 @@ impl Db for Sqlite {
             .map_err(|e| self.error(&e))
     }
 
-    fn break_advisory_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        self.advisory_lock(name)
+    fn advisory_lock(&mut self, _name: &str, _seconds: u32) -> DbResult<AdvisoryLock> {
+        Ok(AdvisoryLock::Unsupported)
     }
 
-    fn advisory_lock(&mut self, _name: &str) -> DbResult<AdvisoryLock> {
-        Ok(AdvisoryLock::Unsupported)
+    fn advisory_holder(&mut self, _name: &str) -> DbResult<Option<i64>> {
+        Ok(None)
+    }
+
+    fn end_session(&mut self, _session: i64) -> DbResult<()> {
+        Ok(())
     }
 
     fn forgets_ids(&self) -> bool {

@@ -14,6 +14,8 @@ use crate::error::Failure;
 use crate::event::{Event, EventId};
 use crate::fault;
 
+use lease::LeaseRow;
+
 pub mod claim;
 pub mod desk;
 pub mod effect;
@@ -140,15 +142,31 @@ impl Store {
             return Ok(AdvisoryLock::Held);
         }
         let name = self.advisory_name(install);
-        self.db.advisory_lock(&name)
+        self.db.advisory_lock(&name, 0)
     }
 
-    /// Takes the advisory lock from the session of a run that let its lease lapse: a host that was
-    /// cut off leaves its session, the lock and perhaps an open transaction to the server, which
-    /// would keep them for minutes.
-    pub fn break_advisory_lock(&mut self, install: &Install) -> DbResult<AdvisoryLock> {
+    /// Takes the advisory lock from the session of a run that let its lease lapse, as `seen`: a host
+    /// that was cut off leaves its session, the lock and perhaps an open transaction to the server,
+    /// which would keep them for minutes. Only from that session: where another run takes over
+    /// meanwhile, it has the lock or renews the lease, and is left alone.
+    pub fn break_advisory_lock(
+        &mut self,
+        install: &Install,
+        seen: &LeaseRow,
+    ) -> DbResult<AdvisoryLock> {
         let name = self.advisory_name(install);
-        self.db.break_advisory_lock(&name)
+        let holder = self.db.advisory_holder(&name)?;
+        let got = self.db.advisory_lock(&name, PATIENCE)?;
+        let Some(session) = holder.filter(|_| got == AdvisoryLock::Busy) else {
+            return Ok(got);
+        };
+        let has_moved = self.lease_row()?.as_ref() != Some(seen);
+        if has_moved || self.db.advisory_holder(&name)? != holder {
+            return Ok(got);
+        }
+        log::info!("ending session {session}, which holds the advisory lock");
+        self.db.end_session(session)?;
+        self.db.advisory_lock(&name, PATIENCE)
     }
 
     fn advisory_name(&self, install: &Install) -> String {
@@ -184,6 +202,9 @@ impl Store {
             .delete_by_primary_key(&format!("{}scheduled_events", self.prefix))
     }
 }
+
+/// Seconds in which a session gives its lock back, or a run that has just taken the lock the lease.
+const PATIENCE: u32 = 2;
 
 /// How often a transaction that met a deadlock or a busy database is run (RULINGS 22).
 const TRIES: u32 = 5;

@@ -103,6 +103,36 @@ fn an_advisory_lock_held_elsewhere_makes_a_tick_step_aside() {
 }
 
 #[test]
+fn a_run_that_takes_over_is_not_ended_by_another_that_saw_the_same_lease_lapse() {
+    use mysql::prelude::Queryable as _;
+    let site = Site::mariadb();
+    site.config(NOTE).init();
+    insert(&site, "note", 1);
+    lease_of_another_host(&site, now() - 61, 60);
+    // The run that takes over: it has the advisory lock, and in a moment the lease.
+    let database = site.mariadb_database().expect("a MariaDB site");
+    let mut other = database.connect();
+    let install = site.rows("SELECT value FROM punctual_meta WHERE name = 'install_id'");
+    let name = punctual::lock::advisory_name(&install[0][0], &database.name, "");
+    let held: Option<i64> = other
+        .exec_first("SELECT GET_LOCK(?, 0)", (&name,))
+        .expect("a lock");
+    assert_eq!(held, Some(1));
+    let tick = site.spawn(["run", "--json"]);
+    let waits = "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User lock'";
+    crate::support::process::eventually("the tick waits for the lock", || {
+        other.query_first(waits).expect("an answer") == Some(1)
+    });
+    site.sql("UPDATE event_lease SET epoch = epoch + 1, beat_at = UNIX_TIMESTAMP()");
+    let ended = site.finish(tick).ok();
+    assert_eq!(ended.json()["stop"], "locked", "{ended:?}");
+    let mine: Option<i64> = other
+        .exec_first("SELECT IS_USED_LOCK(?) = CONNECTION_ID()", (&name,))
+        .expect("a session that nobody has ended");
+    assert_eq!(mine, Some(1));
+}
+
+#[test]
 fn a_server_killed_under_a_run_costs_no_event_and_no_record() {
     let server = crate::support::mariadb::Server::private(&[]);
     let site = Site::on(&server);
