@@ -38,7 +38,8 @@
 //! 2. **The gate.** Each transaction that claims events or records unclaimed ones starts by
 //!    renewing the lease ([`store::Store::pass`]): one row matched, or the run is *fenced* and
 //!    claims and starts nothing more. Nothing is started either once half the lease's time has
-//!    passed, by the monotonic clock, since the last renewal.
+//!    passed, by the monotonic clock, since the last renewal. It looks before each start; frozen in
+//!    the instant between look and start it makes that one when it thaws, which no look prevents.
 //! 3. **Acks are guarded by the row.** A fenced run may still record what became of its own events:
 //!    each write names the row's status and the epoch that claimed it, counts what it matched, and
 //!    looks again where that differs. Plain SQL is the interface, so rows may vanish at any time:

@@ -83,6 +83,12 @@ pub trait Handler {
     /// How many attempts may be started now. A batch handler that is busy answers 0.
     fn room(&self) -> usize;
 
+    /// Whether it takes all that it has room for at once, as into one process; otherwise the lease
+    /// is looked at before each attempt.
+    fn starts_together(&self) -> bool {
+        false
+    }
+
     /// Starts these attempts (never more than [`Handler::room`]). What cannot be started is
     /// reported by the next [`Handler::collect`] as [`Verdict::NotStarted`]; this never fails.
     fn start(&mut self, events: Vec<Event>, reactor: &mut Reactor);

@@ -29,7 +29,12 @@ impl Runner<'_> {
                 let Work::Beside(handler) = &mut lane.work else {
                     break;
                 };
-                let room = handler.room().min(lane.queue.len());
+                let at_once = if handler.starts_together() {
+                    handler.room()
+                } else {
+                    1
+                };
+                let room = at_once.min(lane.queue.len());
                 let events: Vec<Event> = lane.queue.drain(..room).collect();
                 let events = self.still_in_time(at, events);
                 if events.is_empty() {

@@ -58,6 +58,10 @@ impl Handler for Batch {
         }
     }
 
+    fn starts_together(&self) -> bool {
+        true
+    }
+
     fn start(&mut self, events: Vec<Event>, reactor: &mut Reactor) {
         if events.is_empty() {
             return;

@@ -41,8 +41,9 @@ pub(super) enum State {
 enum Leave {
     #[default]
     Nothing,
-    /// It was stopped for longer than its lease: what it had started ends, nothing is begun.
-    Ends,
+    /// It was stopped for longer than its lease: what it had started ends, and nothing is begun but
+    /// what it was just about to start, by this process.
+    Ends(Option<u32>),
     /// Its watchdog was killed too, or its lease ran out by a clock that jumped.
     All,
 }
@@ -181,7 +182,7 @@ impl Audit {
 
     /// This run was stopped for longer than its lease.
     pub(super) fn stopped(&mut self, pid: u32) {
-        self.runs.entry(pid).or_default().leave = Leave::Ends;
+        self.runs.entry(pid).or_default().leave = Leave::Ends(None);
         self.excused = true;
     }
 

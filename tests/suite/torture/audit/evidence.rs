@@ -75,7 +75,7 @@ impl Audit {
         let run: u32 = run.parse().expect("a process id");
         let process: u32 = process.parse().expect("a process id");
         let at = boot + up.parse::<f64>().expect("seconds");
-        self.keep_apart(run, what, line);
+        self.keep_apart(run, what, process, line);
         let Some(known) = self.known.get_mut(&id) else {
             self.wrong.push(format!("{line}: never added"));
             return;
@@ -130,23 +130,29 @@ impl Audit {
     }
 
     /// Once another run's children have begun, nothing comes from those of an earlier one.
-    fn keep_apart(&mut self, run: u32, what: &str, line: &str) {
-        let Some(seen) = self.runs.get(&run) else {
+    fn keep_apart(&mut self, run: u32, what: &str, process: u32, line: &str) {
+        let Some(seen) = self.runs.get_mut(&run) else {
             return; // its run was killed before the child was up; see `begin_step`
         };
         if seen.silent {
             self.strays += 1;
             return;
         }
-        let may = match seen.leave {
-            Leave::Nothing => false,
-            Leave::Ends => what == "E",
-            Leave::All => true,
-        };
-        if run == self.at_work || may {
+        if run == self.at_work {
             return;
         }
-        if self.over.contains(&run) {
+        let is_over = self.over.contains(&run);
+        let may = match &mut seen.leave {
+            Leave::Nothing => false,
+            Leave::Ends(last) => {
+                what == "E" || (is_over && *last.get_or_insert(process) == process)
+            }
+            Leave::All => true,
+        };
+        if may {
+            return;
+        }
+        if is_over {
             if seen.killed {
                 self.strays += 1;
             } else {
