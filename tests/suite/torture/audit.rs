@@ -109,15 +109,30 @@ const OUTCOMES: [&str; 6] = [
 ];
 
 impl Audit {
-    /// An event that the site is about to add goes by the rows that are new.
+    /// What the site has added goes by the rows that are new. A run that is at work may have dealt
+    /// with some of them already, so history is looked at after them.
     pub(super) fn learn(&mut self, ground: &mut Ground) {
-        let query = format!(
-            "SELECT id, type, due_at, expires_at, unique_key FROM scheduled_events \
-             WHERE id > {} ORDER BY id",
-            self.last_id
-        );
-        for row in ground.sight.rows(&query) {
+        let last = self.last_id;
+        for query in [
+            format!(
+                "SELECT id, type, due_at, expires_at, unique_key FROM scheduled_events \
+                 WHERE id > {last} ORDER BY id"
+            ),
+            format!(
+                "SELECT event_id, type, COALESCE(first_due_at, due_at), expires_at, unique_key \
+                 FROM event_history WHERE event_id > {last} ORDER BY event_id"
+            ),
+        ] {
+            self.learn_from(ground, &query);
+        }
+    }
+
+    fn learn_from(&mut self, ground: &mut Ground, query: &str) {
+        for row in ground.sight.rows(query) {
             let id = number(&row[0]);
+            if self.known.contains_key(&id) {
+                continue;
+            }
             let kind = KINDS
                 .iter()
                 .position(|kind| row[1].as_deref() == Some(kind.name));
@@ -134,7 +149,7 @@ impl Audit {
             };
             self.known.insert(id, known);
             self.live.insert(id);
-            self.last_id = id;
+            self.last_id = self.last_id.max(id);
         }
     }
 
