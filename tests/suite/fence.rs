@@ -151,6 +151,31 @@ const PATIENT: &str = "[run]\nmax_time = \"30s\"\n\
     while [ ! -e go ]; do sleep 0.05; done\"]\n";
 
 on_both_databases! {
+    fn a_run_frozen_between_two_starts_makes_no_second_beside_its_successor(site: &Site) {
+        site.config(
+            "[run]\nlease_ttl = \"6s\"\n[type.note]\nhandler = \"command\"\nconcurrency = 3\n\
+             command = [\"sh\", \"-c\", \"echo $PUNCTUAL_EVENT_ID >> fired\"]\n",
+        )
+        .init();
+        insert(site, "note", 3);
+        let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
+        command
+            .args(["run", "--json"])
+            .env("PUNCTUAL_FAULT_POINT", "fire.after:1=stop");
+        let run = Running::start(command, b"");
+        let stat = format!("/proc/{}/stat", run.pid());
+        let is_frozen = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
+        eventually("the run is frozen behind its first start", is_frozen);
+        eventually("that one has fired", || fired(site).len() == 1);
+        site.sql("UPDATE event_lease SET epoch = epoch + 1, holder = 'somebody'");
+        // A third of its lease: then it looks again.
+        std::thread::sleep(Duration::from_millis(2_100));
+        signal(run.pid(), "CONT");
+        let ended = site.finish(run);
+        assert_eq!(ended.json()["stop"], "fenced", "{ended:?}");
+        assert_eq!(fired(site).len(), 1, "{ended:?}");
+    }
+
     fn an_ack_that_comes_after_another_run_has_recorded_the_event_says_nothing_false(site: &Site) {
         site.config(PATIENT).init();
         insert(site, "patient", 1);
