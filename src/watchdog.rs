@@ -52,6 +52,8 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 const ROUND: Duration = Duration::from_millis(250);
 /// How long killed groups may take to be gone, e.g. from a write to a file server that hangs.
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a process without an environment is looked at again: it may be about to get one.
+const EXEC_PATIENCE: Duration = Duration::from_millis(200);
 /// How often it looks whether they are gone.
 const KILL_ROUND: Duration = Duration::from_millis(2);
 
@@ -217,10 +219,12 @@ impl Family {
     }
 
     fn kill(&self) {
-        let until = monotonic() + KILL_PATIENCE;
+        let began = monotonic();
         loop {
-            let groups = self.groups();
-            if groups.is_empty() || monotonic() >= until {
+            let (groups, unsure) = self.groups();
+            let waited = monotonic().duration_since(began);
+            let over = groups.is_empty() && (!unsure || waited >= EXEC_PATIENCE);
+            if over || waited >= KILL_PATIENCE {
                 return;
             }
             for group in groups {
@@ -230,10 +234,12 @@ impl Family {
         }
     }
 
-    /// The groups with a marked process.
-    fn groups(&self) -> BTreeSet<i32> {
+    /// The groups with a marked process, and whether some process of the session shows no environment:
+    /// in the middle of becoming a program it has closed the pipe and cannot be told yet.
+    fn groups(&self) -> (BTreeSet<i32>, bool) {
+        let mut unsure = false;
         let Ok(processes) = fs::read_dir("/proc") else {
-            return BTreeSet::new();
+            return (BTreeSet::new(), false);
         };
         let groups = processes.flatten().filter_map(|process| {
             let stat = fs::read(process.path().join("stat")).ok()?;
@@ -241,10 +247,11 @@ impl Family {
             let is_of_it = session == self.session && group != self.own && group > 1;
             let environment = is_of_it.then(|| fs::read(process.path().join("environ")))?;
             let environment = environment.ok()?;
+            unsure |= environment.is_empty();
             let mut entries = environment.split(|&byte| byte == 0);
             entries.any(|entry| entry == self.entry).then_some(group)
         });
-        groups.collect()
+        (groups.collect(), unsure)
     }
 }
 
