@@ -29,9 +29,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, getpgrp, getsid, kill_process_group, setsid, test_kill_process_group,
-};
+use rustix::process::{Pid, Signal, kill_process_group, setsid, test_kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::clock::monotonic;
@@ -198,9 +196,9 @@ struct Left {
 struct Family {
     /// The entry in their environment.
     entry: Vec<u8>,
-    /// The session of the run and its children.
+    /// The session of the run and its children; 0 where its leader is outside this container.
     session: i32,
-    /// The run's own group, whoever else is in it.
+    /// The run's own group, whoever else is in it; 0 as well.
     own: i32,
 }
 
@@ -211,10 +209,13 @@ impl Family {
         if mark.len() < 32 {
             return Err(io::Error::other("this command is for punctual's own use"));
         }
+        // Not by getsid(2): in a container both may be those of a process outside, which is 0 here.
+        let (own, session) = living(&fs::read("/proc/self/stat")?)
+            .ok_or_else(|| io::Error::other("/proc/self/stat is not as in proc(5)"))?;
         Ok(Self {
             entry: format!("{MARK}={mark}").into_bytes(),
-            session: getsid(None)?.as_raw_nonzero().get(),
-            own: getpgrp().as_raw_nonzero().get(),
+            session,
+            own,
         })
     }
 

@@ -372,3 +372,26 @@ fn another_name_of_a_sqlite_file_is_refused_while_its_events_run() {
     site.write("go", "");
     assert_eq!(site.finish(run).ok().json()["done"], 1);
 }
+
+/// In a container entered from outside (`docker exec`), getsid(2) and getpgrp(2) say 0.
+#[test]
+fn a_run_killed_in_a_container_whose_session_is_outside_leaves_nobody_behind() {
+    let site = Site::sqlite();
+    site.config(
+        "[type.long]\nhandler = \"command\"\ntimeout = \"10m\"\ncommand = [\"sleep\", \"600\"]\n",
+    );
+    site.init();
+    insert(&site, "long", 1);
+    // The kill comes before the watchdog is told of the child, which is known by its mark alone.
+    let in_it = "PUNCTUAL_FAULT_POINT=fire.unguarded=kill \"$0\" run; echo \"ended $?\"
+        for i in $(seq 400); do
+            grep -qs PUNCTUAL_RUN_MARK /proc/[0-9]*/environ || { echo nobody; exit; }
+            sleep 0.05
+        done";
+    let mut command = site.command("unshare");
+    command
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+        .args(["sh", "-c", in_it, env!("CARGO_BIN_EXE_punctual")]);
+    let ended = site.finish(Running::start(command, b""));
+    assert_eq!(ended.stdout, "ended 137\nnobody\n", "{ended:?}");
+}
