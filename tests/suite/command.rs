@@ -11,7 +11,8 @@ use punctual::config::{CommandConfig, HandlerConfig, Late, Mode, TypeConfig};
 use punctual::event::{Event, EventId, MAX_ERROR_BYTES};
 use punctual::handler::{Finished, Handler, Verdict, command};
 
-use crate::processes::{Kit, PATIENCE, eventually, is_alive};
+use crate::processes::{Kit, PATIENCE};
+use crate::support::process::{eventually, is_alive};
 
 /// A handler over a shell script, and the reactor it works with.
 struct Stage {

@@ -1,7 +1,7 @@
 //! What a type's configuration makes of its events: retries, delivery, guards, limits (DESIGN §6).
 
 use crate::runs::{fired, insert, now};
-use crate::support::process::eventually;
+use crate::support::process::{eventually, is_alive};
 
 fn shell(name: &str, script: &str, more: &str) -> String {
     format!(
@@ -53,9 +53,8 @@ on_both_databases! {
         let error = site.rows("SELECT last_error FROM scheduled_events");
         assert!(error[0][0].contains("timed out"), "{error:?}");
         let child = std::fs::read_to_string(site.path("child")).expect("a child was started");
-        eventually("the handler's child is gone", || {
-            !std::path::Path::new(&format!("/proc/{}", child.trim())).exists()
-        });
+        let child = child.trim().parse().expect("a process number");
+        eventually("the handler's child is dead", || !is_alive(child));
     }
 
     fn at_most_once_is_never_started_again_by_itself(site: &Site) {

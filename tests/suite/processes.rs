@@ -1,9 +1,9 @@
-//! What tests of real processes share: a reactor with a lock file, shell scripts, a look at /proc.
+//! What tests of real processes share: a reactor with a lock file, shell scripts.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use punctual::clock::monotonic;
 use punctual::spawn::{ChildId, CommandSpec, Exit, Output, Reactor};
@@ -85,26 +85,4 @@ pub(crate) fn lock(path: &Path) -> Option<File> {
         .open(path)
         .unwrap();
     fs2::FileExt::try_lock_exclusive(&file).ok().map(|()| file)
-}
-
-/// Whether a process runs: neither gone nor dead and waiting to be reaped.
-pub(crate) fn is_alive(pid: i32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
-    let (_, rest) = stat.rsplit_once(')').unwrap();
-    !rest.trim_start().starts_with(['Z', 'X'])
-}
-
-/// Looks again and again until `is_so`; fails once patience is over.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until: Instant = monotonic() + PATIENCE;
-    while !is_so() {
-        assert!(monotonic() < until, "never: {what}");
-        let pause = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 2_000_000,
-        };
-        rustix::event::poll(&mut [], Some(&pause)).ok();
-    }
 }

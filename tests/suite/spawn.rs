@@ -12,7 +12,8 @@ use punctual::clock::monotonic;
 use punctual::spawn::{CommandSpec, Output, Reactor, STDERR_KEPT, SpawnError};
 use rustix::process::{Pid, Signal, getpgid, kill_process};
 
-use crate::processes::{Kit, PATIENCE, eventually, is_alive, lock, sh};
+use crate::processes::{Kit, PATIENCE, lock, sh};
+use crate::support::process::{eventually, is_alive};
 
 fn pid(raw: u32) -> Pid {
     Pid::from_raw(i32::try_from(raw).unwrap()).unwrap()
@@ -211,7 +212,9 @@ fn a_child_may_use_the_grace_even_when_it_was_suspended() {
 #[test]
 fn a_child_that_moves_to_another_group_is_stopped_all_the_same() {
     let mut kit = Kit::new();
-    let script = "exec perl -e '$| = 1; setpgrp(0, getpgrp(getppid)); print \"x\\n\"; sleep 600'";
+    // The group is that of a child of its own, which waits for its end.
+    let script = "exec perl -e '$| = 1; pipe R, W; unless ($c = fork) { close W; <R>; exit }
+        setpgrp $c, $c; setpgrp 0, $c; print \"x\\n\"; sleep 600'";
     let id = kit.sh(script, Output::Pipe);
     kit.lines(id, 1);
     let child = kit.reactor.pid(id).unwrap();

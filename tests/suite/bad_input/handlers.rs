@@ -1,11 +1,10 @@
 //! Handlers that misbehave: each spoils its own event at most, and the one beside it fires.
 
 use std::fs;
-use std::path::Path;
 
 use super::is_root;
 use crate::runs::{fired, insert};
-use crate::support::process::{Ended, eventually};
+use crate::support::process::{Ended, eventually, is_alive};
 use crate::support::site::Site;
 
 /// A type `bad` with this script, and a well-behaved one.
@@ -38,10 +37,9 @@ fn last_errors(site: &Site) -> Vec<String> {
 }
 
 #[track_caller]
-fn is_gone_soon(pid: &str) {
-    eventually("the process is gone", || {
-        !Path::new(&format!("/proc/{}", pid.trim())).exists()
-    });
+fn is_dead_soon(pid: &str) {
+    let pid = pid.trim().parse().expect("a process number");
+    eventually("the process is dead", || !is_alive(pid));
 }
 
 /// Answers in batch mode by a shell script; `$id` is each event's.
@@ -82,7 +80,7 @@ on_both_databases! {
         let ended = run_with(site, 1).ok();
         assert_eq!(ended.json()["retried"], 1, "{ended:?}");
         assert!(last_errors(site)[0].contains("timed out"), "{:?}", last_errors(site));
-        is_gone_soon(&fs::read_to_string(site.path("pid")).expect("it was started"));
+        is_dead_soon(&fs::read_to_string(site.path("pid")).expect("it was started"));
     }
 
     fn one_that_ends_in_a_signal_has_failed_and_the_signal_is_named(site: &Site) {
@@ -100,7 +98,7 @@ on_both_databases! {
         configure(site, "sleep 300 & echo $! > child; exit 0", "");
         let ended = run_with(site, 1).ok();
         assert_eq!(ended.json()["done"], 2, "{ended:?}");
-        is_gone_soon(&fs::read_to_string(site.path("child")).expect("it was started"));
+        is_dead_soon(&fs::read_to_string(site.path("child")).expect("it was started"));
         // The next tick finds the lock free.
         insert(site, "note", 1);
         assert_eq!(site.punctual(["run", "--json"]).ok().json()["done"], 1);
@@ -184,7 +182,7 @@ on_both_databases! {
         );
         let run = run_with(site, 3).ok().json();
         assert_eq!((&run["done"], &run["retried"]), (&1.into(), &3.into()), "{run}");
-        is_gone_soon(&fs::read_to_string(site.path("pid")).expect("it was started"));
+        is_dead_soon(&fs::read_to_string(site.path("pid")).expect("it was started"));
         let running = "SELECT COUNT(*) FROM scheduled_events WHERE status = 'running'";
         assert_eq!(site.query_i64(running), 0);
     }

@@ -140,3 +140,12 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         pause = (pause + Duration::from_millis(1)).min(Duration::from_millis(10));
     }
 }
+
+/// Whether a process runs: neither gone nor dead and waiting to be reaped.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    let (_, rest) = stat.rsplit_once(')').expect("as in proc(5)");
+    !rest.trim_start().starts_with(['Z', 'X'])
+}
