@@ -371,8 +371,7 @@ impl Audit {
                 ));
             }
         }
-        // One in some 27,000 kills was seen.
-        if self.strays > 1 + self.kills / 5000 {
+        if self.strays > 0 {
             wrong.push(format!(
                 "{} children outlived {} killed runs",
                 self.strays, self.kills
