@@ -11,6 +11,7 @@ use crate::store::claim::Gate;
 use crate::store::lease::{Claimant, LeaseRow};
 use crate::store::runs::NewRun;
 use crate::store::{Stopped, Store};
+use crate::token::random_hex;
 
 /// The lease as its holder knows it.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ impl Lease {
     ) -> Result<Option<(Lease, i64)>, Stopped> {
         // Greater than what a restored backup has ever seen (RULINGS 10).
         let epoch = Epoch((seen.epoch.0 + 1).max(by.now.0));
-        let holder = crate::lock::random_hex();
+        let holder = random_hex();
         let pid = i64::from(std::process::id());
         let claimant = Claimant {
             holder: holder.clone(),

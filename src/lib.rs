@@ -19,6 +19,7 @@
 //! | [`fair`], [`retry`] | turns, rates and breakers; delays. Pure |
 //! | [`event`], [`when`], [`nearest`] | the tables' words; times as written; misspellings |
 //! | [`clock`] | the only place that reads a clock |
+//! | [`token`] | random digits that nobody can guess |
 //! | [`error`] | what changes the exit code, and nothing else |
 //! | [`fault`] | crash points and lies for the proofs; empty in a release |
 //!
@@ -88,5 +89,6 @@ pub mod retry;
 pub mod runner;
 pub mod spawn;
 pub mod store;
+pub mod token;
 pub mod watchdog;
 pub mod when;

@@ -16,6 +16,7 @@ use crate::clock::UnixSeconds;
 use crate::config::{Config, Database};
 use crate::error::Failure;
 use crate::fault;
+use crate::token;
 
 /// How often a lock file that was replaced under our hands is opened again.
 const REOPENS: usize = 3;
@@ -98,7 +99,7 @@ impl FileLock {
         let machine = machine_id();
         let mut write = || -> io::Result<LockId> {
             let text = content(&file)?;
-            let lock_id = lock_id(&text).map_or_else(random_hex, str::to_owned);
+            let lock_id = lock_id(&text).map_or_else(token::random_hex, str::to_owned);
             let about = file.metadata()?;
             // Truncated only now that it is ours.
             file.set_len(0)?;
@@ -260,29 +261,6 @@ pub fn advisory_name(install_id: &str, database_name: &str, prefix: &str) -> Str
         prefix.as_bytes(),
     ];
     format!("pnct_{}", digest(&parts, 40))
-}
-
-/// Of [`random_hex`].
-const ID_DIGITS: usize = 32;
-
-/// 32 random hexadecimal digits.
-///
-/// # Panics
-/// Without a random source, and nothing is safe to start then; the kernel's never fails once the
-/// machine is up.
-pub fn random_hex() -> String {
-    let mut bytes = [0u8; ID_DIGITS / 2];
-    getrandom::fill(&mut bytes).expect("the kernel's random source");
-    hex(&bytes)
-}
-
-/// `bytes` as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-        text
-    })
 }
 
 /// The host's name for people.
@@ -447,7 +425,7 @@ fn content(file: &File) -> io::Result<String> {
 /// same lock, nor fit its column.
 fn lock_id(text: &str) -> Option<&str> {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    field(text, "lock_id").filter(|id| id.len() == ID_DIGITS && id.bytes().all(is_digit))
+    field(text, "lock_id").filter(|id| id.len() == token::DIGITS && id.bytes().all(is_digit))
 }
 
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
@@ -462,7 +440,7 @@ fn digest(parts: &[&[u8]], digits: usize) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let mut text = hex(&hash.finalize());
+    let mut text = token::hex(&hash.finalize());
     text.truncate(digits);
     text
 }
@@ -511,7 +489,7 @@ mod tests {
             let identity = held(&path);
             assert!(identity.as_str().len() <= 160, "{identity:?}");
             let id = identity.as_str().split('/').nth(1).unwrap();
-            assert_eq!(id.len(), ID_DIGITS);
+            assert_eq!(id.len(), token::DIGITS);
             assert_eq!(held(&path), identity);
         }
     }

@@ -26,6 +26,7 @@ use rustix::process::Pid;
 
 use crate::clock::monotonic;
 use crate::fault::point;
+use crate::token::random_hex;
 use crate::watchdog::{MARK, Watchdog};
 
 mod child;
@@ -103,6 +104,7 @@ pub struct Reactor {
     woken: UnixStream,
     run_lock: File,
     watchdog_program: PathBuf,
+    /// What tells this run's children from all other processes.
     mark: String,
     watchdog: Option<Watchdog>,
     use_pidfd: bool,
@@ -126,7 +128,7 @@ impl Reactor {
             woken,
             run_lock,
             watchdog_program: watchdog.into(),
-            mark: mark()?,
+            mark: random_hex(),
             watchdog: None,
             use_pidfd: true,
             null: None,
@@ -432,12 +434,6 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// What tells this run's children from all other processes.
-fn mark() -> io::Result<String> {
-    let half = || getrandom::u64().map_err(io::Error::other);
-    Ok(format!("{:016x}{:016x}", half()?, half()?))
 }
 
 /// Which end of a child has something.

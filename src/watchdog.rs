@@ -33,11 +33,12 @@ use rustix::process::{Pid, Signal, kill_process_group, setsid, test_kill_process
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::clock::monotonic;
+use crate::token;
 
 /// The hidden command: the first argument that makes the binary call [`main`].
 pub const SUBCOMMAND: &str = "__watchdog";
 
-/// The variable in the environment of every child: 32 random hexadecimal digits, others for each run.
+/// The variable in the environment of every child: [`token::random_hex`], another for each run.
 pub const MARK: &str = "PUNCTUAL_RUN_MARK";
 
 /// The line of a run that ends in order: all its children are gone.
@@ -206,7 +207,7 @@ impl Family {
     /// The run's that started this process, before `setsid`.
     fn of_this_run() -> io::Result<Self> {
         let mark = std::env::args().nth(2).unwrap_or_default();
-        if mark.len() < 32 {
+        if mark.len() < token::DIGITS {
             return Err(io::Error::other("this command is for punctual's own use"));
         }
         // Not by getsid(2): in a container both may be those of a process outside, which is 0 here.

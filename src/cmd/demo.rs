@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::Database;
 use crate::db::{self, Access};
 use crate::error::{Exit, Failure};
-use crate::lock::random_hex;
+use crate::token::random_hex;
 
 /// The configuration of the demo: one type that runs a statement, one that starts a program, one
 /// that fails.

@@ -16,6 +16,7 @@ use crate::db::{Access, AdvisoryLock, migrate};
 use crate::error::{Exit, Failure};
 use crate::lock::{self, Asked, FileLock};
 use crate::store::{Install, Stopped, Store};
+use crate::token::random_hex;
 
 /// The database of a file that nobody named one for.
 const DEFAULT_DATABASE: &str = "sqlite:events.db";
@@ -242,7 +243,7 @@ fn record(store: &mut Store, install: &Install, adopt: bool) -> anyhow::Result<(
     let install_id = if keep {
         install.install_id.clone()
     } else {
-        lock::random_hex()
+        random_hex()
     };
     let written = store.transaction(|store| {
         let prefix = store.prefix().to_owned();

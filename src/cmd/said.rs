@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::clock::{Clock, UnixSeconds};
 use crate::config::{Config, Env};
 use crate::lock;
+use crate::token;
 
 /// How long a line is kept to ourselves after it was said, in seconds.
 const SILENCE: i64 = 3600;
@@ -63,7 +64,7 @@ fn stamp(directory: &Path, text: &str, now: UnixSeconds) -> bool {
 
 fn name(text: &str) -> String {
     let hash = Sha256::digest(text.as_bytes());
-    lock::hex(&hash[..16])
+    token::hex(&hash[..16])
 }
 
 fn stamped_at(path: &Path) -> Option<UnixSeconds> {
