@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -240,18 +240,15 @@ impl Family {
     /// in the middle of becoming a program it has closed the pipe and cannot be told yet.
     fn groups(&self) -> (BTreeSet<i32>, bool) {
         let mut unsure = false;
-        let Ok(processes) = fs::read_dir("/proc") else {
-            return (BTreeSet::new(), false);
-        };
-        let groups = processes.flatten().filter_map(|process| {
-            let stat = fs::read(process.path().join("stat")).ok()?;
-            let (group, session) = living(&stat)?;
-            let is_of_it = session == self.session && group != self.own && group > 1;
-            let environment = is_of_it.then(|| fs::read(process.path().join("environ")))?;
-            let environment = environment.ok()?;
+        let of_it = processes().into_iter().flatten().filter(|process| {
+            process.session == self.session && process.group != self.own && process.group > 1
+        });
+        let groups = of_it.filter_map(|process| {
+            let environment = fs::read(process.directory.join("environ")).ok()?;
             unsure |= environment.is_empty();
             let mut entries = environment.split(|&byte| byte == 0);
-            entries.any(|entry| entry == self.entry).then_some(group)
+            let is_marked = entries.any(|entry| entry == self.entry);
+            is_marked.then_some(process.group)
         });
         (groups.collect(), unsure)
     }
@@ -342,16 +339,33 @@ fn kill_again(group: i32) -> bool {
     test_kill_process_group(group) != Err(Errno::SRCH)
 }
 
-/// Whether any process of these groups still runs. The dead stay visible until their parent reaps
-/// them, which in some containers is never.
+/// Whether any process of these groups still runs, or that cannot be told. The dead stay visible
+/// until their parent reaps them, which in some containers is never.
 fn any_alive(groups: &BTreeSet<i32>) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return true;
-    };
-    processes.flatten().any(|process| {
-        fs::read(process.path().join("stat"))
-            .is_ok_and(|stat| living(&stat).is_some_and(|(group, _)| groups.contains(&group)))
-    })
+    processes().is_none_or(|mut all| all.any(|process| groups.contains(&process.group)))
+}
+
+/// A living process.
+struct Process {
+    /// Its directory in `/proc`.
+    directory: PathBuf,
+    group: i32,
+    session: i32,
+}
+
+/// All living processes that can be seen; `None` where `/proc` cannot be read.
+fn processes() -> Option<impl Iterator<Item = Process>> {
+    let entries = fs::read_dir("/proc").ok()?;
+    Some(entries.flatten().filter_map(|entry| {
+        let directory = entry.path();
+        let stat = fs::read(directory.join("stat")).ok()?;
+        let (group, session) = living(&stat)?;
+        Some(Process {
+            directory,
+            group,
+            session,
+        })
+    }))
 }
 
 /// The process group and the session of a line of `/proc/PID/stat`, unless the process is dead
@@ -439,6 +453,18 @@ mod tests {
         assert_eq!(living(b"7 (a) Z (b) S 1 42 7 0"), Some((42, 7)));
         assert_eq!(living(b"7 (a) S 1) Z 1 42 7 0"), None);
         assert_eq!(living(b"7 (a"), None);
+    }
+
+    #[test]
+    fn who_is_alive_is_found_with_group_and_session() {
+        let (group, session) = living(&fs::read("/proc/self/stat").unwrap()).unwrap();
+        let own = Path::new("/proc").join(std::process::id().to_string());
+        let found = processes().unwrap().find(|it| it.directory == own);
+        let found = found.expect("this process");
+        assert_eq!((found.group, found.session), (group, session));
+        assert!(any_alive(&BTreeSet::from([group])));
+        // Process ids end at 4,194,304 (proc(5)).
+        assert!(!any_alive(&BTreeSet::from([i32::MAX])));
     }
 
     #[test]
