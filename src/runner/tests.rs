@@ -235,6 +235,7 @@ fn an_event_that_died_in_a_commit_without_an_answer_is_named() {
     );
     bed.add("bad", 1);
     let report = bed.run_over(no_answer_to_the_first_commit);
+    assert_eq!(report.stop, Stop::DatabaseLost);
     assert_eq!((report.counts.fired, report.counts.dead), (1, 1));
     // Not as event 0, and with the reason.
     let [line] = report.failures.as_slice() else {
