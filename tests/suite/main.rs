@@ -14,7 +14,6 @@ mod support;
 mod bad_input;
 mod command;
 mod commands;
-#[cfg(feature = "fault-injection")]
 mod crash;
 mod cron;
 mod face;
@@ -34,7 +33,6 @@ mod policies;
 mod processes;
 mod proxies;
 mod readme;
-#[cfg(feature = "fault-injection")]
 mod recovery;
 mod runs;
 mod schema;

@@ -340,7 +340,6 @@ impl Site {
 
     /// As [`Site::rows`], of what a killed process left behind: nothing of it is touched. On SQLite
     /// a copy is read, so that a hot journal is still there for who comes next.
-    #[cfg(feature = "fault-injection")]
     #[track_caller]
     pub(crate) fn rows_as_left(&self, query: &str) -> Vec<Vec<String>> {
         let Database::Sqlite(path) = &self.database else {
