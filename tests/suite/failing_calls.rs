@@ -17,7 +17,7 @@ use crate::runs::{fired, now};
 use crate::support::failing::{Failure, Trigger};
 use crate::support::mariadb::Server;
 use crate::support::process::eventually;
-use crate::support::site::Site;
+use crate::support::site::{Site, deletions};
 
 const TYPES: &str = r#"
 [type.effect]
@@ -212,18 +212,7 @@ impl<'s> Bed<'s> {
     }
 
     fn start_anew(&self) {
-        let cleared = [
-            "scheduled_events",
-            "event_history",
-            "event_log",
-            "event_runs",
-            "event_types",
-            "seen",
-        ];
-        let mut statements: Vec<String> = cleared
-            .iter()
-            .map(|table| format!("DELETE FROM {table}"))
-            .collect();
+        let mut statements = Vec::from(deletions());
         statements.push(EVENTS.to_owned());
         statements.push(
             "INSERT INTO event_runs (epoch, host, pid, lock_id, started_at, cutoff, wave_type, \

@@ -13,7 +13,7 @@ use super::plan::{self, BATCH, Column, EACH, EVENTS};
 use crate::support::mariadb::Server;
 use crate::support::process::{Running, eventually};
 use crate::support::proxy::Proxy;
-use crate::support::site::Site;
+use crate::support::site::{Site, deletions};
 use crate::support::web::{Reply, Web};
 
 /// An id of an old history row, for pruning to have something to do.
@@ -83,19 +83,11 @@ impl Bench {
 
     /// As after `init`, with four events of one type due, and one old row of history.
     pub(crate) fn start_anew(&self, column: &Column) {
-        let tables = [
-            "scheduled_events",
-            "event_history",
-            "event_log",
-            "event_runs",
-            "event_types",
-            "seen",
-        ];
-        let deletes = tables.map(|table| format!("DELETE FROM {table};")).concat();
+        let deletions = deletions().join("; ");
         let events = (1..=EVENTS).map(|id| format!("({id}, '{}', {id})", column.type_name));
         let events: Vec<String> = events.collect();
         self.site.sql(&format!(
-            "BEGIN; {deletes} \
+            "BEGIN; {deletions}; \
              UPDATE event_lease SET epoch = 0, holder = '', run_id = NULL, host = '', pid = NULL, \
              lock_id = '', beat_at = 0, ttl = 0, last_tick_at = NULL, prune_at = 1; \
              INSERT INTO event_history (event_id, type, due_at, priority, attempts, losses, \

@@ -18,6 +18,20 @@ use super::process::{Ended, Running};
 
 const PREFIX: &str = "punctual-site.";
 
+/// Statements that forget all events and what runs wrote about them: all but the lease, what
+/// `init` recorded, and the ticks that stepped aside. `seen` is what the tests' effects write to.
+pub(crate) fn deletions() -> [String; 6] {
+    [
+        "scheduled_events",
+        "event_history",
+        "event_log",
+        "event_runs",
+        "event_types",
+        "seen",
+    ]
+    .map(|table| format!("DELETE FROM {table}"))
+}
+
 /// One site; its directory and its database go with it.
 pub(crate) struct Site {
     directory: TempDir,
