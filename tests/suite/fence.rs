@@ -9,9 +9,10 @@ use punctual::clock::Clock;
 use punctual::config::Database;
 use punctual::db::Access;
 use punctual::runner::{self, Options, World};
+use rustix::process::Signal;
 
 use crate::plans::loaded;
-use crate::runs::{fired, insert, signal};
+use crate::runs::{fired, insert};
 use crate::support::process::{Ended, Running, eventually};
 use crate::support::recorder::Recording;
 use crate::support::site::Site;
@@ -27,7 +28,7 @@ fn a_run_that_slept_past_its_lease_fires_nothing_more_and_doubles_nothing() {
     insert(&site, "slow", 20);
     let first = site.spawn(["run", "--json"]);
     eventually("the first run is at work", || !fired(&site).is_empty());
-    signal(first.pid(), "STOP");
+    first.signal(Signal::STOP);
     // While its lease holds nobody takes over, though both locks are out of the way.
     assert_eq!(run_past_both_locks(&site).ok().json()["stop"], "locked");
     std::thread::sleep(Duration::from_secs(7));
@@ -37,7 +38,7 @@ fn a_run_that_slept_past_its_lease_fires_nothing_more_and_doubles_nothing() {
         second["recovered"], 0,
         "its claims are still believed: {second:?}"
     );
-    signal(first.pid(), "CONT");
+    first.signal(Signal::CONT);
     let ended = site.finish(first);
     let first = ended.json();
     assert_eq!(
@@ -79,14 +80,14 @@ fn a_run_whose_claim_ran_out_records_nothing_beside_the_run_that_took_its_event(
     insert(&site, "slow", 1);
     let first = site.spawn(["run", "--json"]);
     eventually("the handler works", || !fired(&site).is_empty());
-    signal(first.pid(), "STOP");
+    first.signal(Signal::STOP);
     // As if the lease and the claim had run out: another host may presume the event lost.
     site.sql("UPDATE event_lease SET beat_at = 1");
     site.sql("UPDATE scheduled_events SET claim_until = 1");
     let second = run_past_both_locks(&site);
     assert_eq!(second.json()["unknown"], 1, "{second:?}");
     site.write("go", "");
-    signal(first.pid(), "CONT");
+    first.signal(Signal::CONT);
     let ended = site.finish(first);
 
     let history = site.rows("SELECT event_id, outcome FROM event_history");
@@ -170,7 +171,7 @@ on_both_databases! {
         site.sql("UPDATE event_lease SET epoch = epoch + 1, holder = 'somebody'");
         // A third of its lease: then it looks again.
         std::thread::sleep(Duration::from_millis(2_100));
-        signal(run.pid(), "CONT");
+        run.signal(Signal::CONT);
         let ended = site.finish(run);
         assert_eq!(ended.json()["stop"], "fenced", "{ended:?}");
         assert_eq!(fired(site).len(), 1, "{ended:?}");
@@ -231,7 +232,7 @@ impl Late {
         eventually("the claim is committed", || {
             site.query_i64("SELECT COUNT(*) FROM scheduled_events WHERE status = 'running'") == 1
         });
-        signal(run.pid(), "STOP");
+        run.signal(Signal::STOP);
         Self(run)
     }
 
@@ -239,7 +240,7 @@ impl Late {
     fn goes_on(self, site: &Site) -> Ended {
         site.write("go", "");
         std::thread::sleep(Duration::from_millis(200));
-        signal(self.0.pid(), "CONT");
+        self.0.signal(Signal::CONT);
         site.finish(self.0)
     }
 }

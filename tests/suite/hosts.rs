@@ -4,7 +4,9 @@
 
 use std::process::Command;
 
-use crate::runs::{insert, now, signal};
+use rustix::process::Signal;
+
+use crate::runs::{insert, now};
 use crate::support::host::{Host, Network};
 use crate::support::mariadb::Server;
 use crate::support::process::{Ended, Running, eventually};
@@ -255,7 +257,7 @@ impl<'s> Unguarded<'s> {
         let is_up = || site.path("home/up").exists();
         eventually("the handler works", || is_up() || !run.is_running());
         assert!(run.is_running(), "it ended: {:?}", site.finish(run));
-        signal(run.pid(), "STOP");
+        run.signal(Signal::STOP);
         let database = site.mariadb_database().expect("a MariaDB site");
         database.end_sessions();
         Self { site, run }
@@ -274,7 +276,7 @@ impl<'s> Unguarded<'s> {
         assert_eq!(site.rows(left), [["running", "0"]]);
         // It is alive, and records its own event.
         site.write_for_all("go", "");
-        signal(self.run.pid(), "CONT");
+        self.run.signal(Signal::CONT);
         let ended = site.finish(self.run);
         assert_eq!(ended.json()["done"], 1, "{ended:?}");
         assert_eq!(site.rows("SELECT outcome FROM event_history"), [["done"]]);

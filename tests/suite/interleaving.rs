@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::runs::signal;
+use rustix::process::Signal;
+
 use crate::support::process::{Ended, Running};
 use crate::support::site::Site;
 
@@ -145,15 +146,14 @@ impl<'s> Game<'s> {
         if !victim.is_running() {
             return;
         }
-        let pid = victim.pid();
-        signal(pid, "STOP");
+        victim.signal(Signal::STOP);
         match self.dice.below(6) {
             0..=2 => self.move_clock(6),
             3 => self.move_clock(500),
             _ => {}
         }
         std::thread::sleep(Duration::from_millis(self.dice.below(80)));
-        signal(pid, "CONT");
+        victim.signal(Signal::CONT);
     }
 
     fn move_clock(&mut self, seconds: i64) {

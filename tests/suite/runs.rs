@@ -1,5 +1,6 @@
 //! What a run promises (DESIGN §2), through the binary as cron calls it.
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::process::eventually;
@@ -197,7 +198,7 @@ timeout = "5m"
         insert(site, "slow", 3);
         let run = site.spawn(["run", "--json"]);
         eventually("the handler works", || site.path("up").exists());
-        signal(run.pid(), "TERM");
+        run.signal(Signal::TERM);
         std::thread::sleep(std::time::Duration::from_millis(300));
         site.write("go", "");
         let ended = site.finish(run);
@@ -219,7 +220,7 @@ timeout = "5m"
         insert(site, "slow", 1);
         let run = site.spawn(["run", "--json"]);
         eventually("the handler works", || site.path("up").exists());
-        signal(run.pid(), "INT");
+        run.signal(Signal::INT);
         let ended = site.finish(run);
         assert_eq!(ended.code, 128 + 2, "{ended:?}");
         let row = "SELECT status, attempts, losses FROM scheduled_events";
@@ -421,10 +422,4 @@ pub(crate) fn now() -> i64 {
 
 fn far_ahead() -> i64 {
     now() + 86_400
-}
-
-pub(crate) fn signal(pid: u32, name: &str) {
-    let mut kill = std::process::Command::new("kill");
-    kill.arg(format!("-{name}")).arg(pid.to_string());
-    assert!(kill.status().expect("kill is everywhere").success());
 }

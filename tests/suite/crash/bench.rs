@@ -7,11 +7,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::plan::{self, BATCH, Column, EACH, EVENTS};
 use crate::support::mariadb::Server;
-use crate::support::process::{Running, eventually};
+use crate::support::process::{Running, eventually, send};
 use crate::support::proxy::Proxy;
 use crate::support::site::{Site, deletions};
 use crate::support::web::{Reply, Web};
@@ -287,11 +287,4 @@ pub(crate) fn lives(pid: u32) -> bool {
         .rsplit_once(") ")
         .and_then(|(_, rest)| rest.chars().next());
     state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
-}
-
-/// Sends a signal to a process of the bench.
-pub(crate) fn send(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    // It may be gone already.
-    let _ = kill_process(pid.expect("a pid"), signal);
 }

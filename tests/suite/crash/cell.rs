@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
 
-use super::bench::{Bench, Family, known, lives, send};
+use super::bench::{Bench, Family, known, lives};
 use super::judge::{Fates, Killed, nothing_is_left};
 use super::plan::{Column, Commit, Delivery, Kind, Place, Row, Scene, Shape, is_guarded};
-use crate::support::process::{Ended, Running, eventually};
+use crate::support::process::{Ended, Running, eventually, send};
 use crate::support::proxy::{Act, At, Trap, When, commit_after};
 
 /// Ticks until nothing is left to do; more, and something never ends.

@@ -5,6 +5,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// A process that has come to its end.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -92,6 +94,12 @@ impl Running {
         self.child.as_ref().map_or(0, Child::id)
     }
 
+    /// Sends it a signal.
+    #[track_caller]
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(raw(self.pid()), signal).expect("a child of ours");
+    }
+
     /// Whether it has not ended yet.
     #[track_caller]
     pub(crate) fn is_running(&mut self) -> bool {
@@ -123,6 +131,18 @@ impl Drop for Running {
             let _ = child.wait();
         }
     }
+}
+
+/// Sends a signal to a process that may be gone already.
+#[track_caller]
+pub(crate) fn send(pid: u32, signal: Signal) {
+    let _ = kill_process(raw(pid), signal);
+}
+
+#[track_caller]
+fn raw(pid: u32) -> Pid {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.expect("a process id")
 }
 
 /// Waits until `what` holds, looking after 1 ms, 2 ms … and then every 10 ms; panics after a minute,

@@ -4,11 +4,12 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::ground::Run;
 use super::sight::number;
 use super::{Scale, Torture};
+use crate::support::process::send;
 use crate::support::proxy::{Act, At, Trap, When, commit_after, nth_question};
 
 /// Longer than any run needs that is let go on: its time is 20 s, a handler's as much.
@@ -225,11 +226,11 @@ impl Torture {
             self.audit.excuse(run.pid);
             self.done.watchdog_kills += 1;
             if self.dice.percent(50) {
-                signal(watchdog, Signal::KILL);
+                send(watchdog, Signal::KILL);
                 self.end_by_kill(&mut run);
             } else {
                 self.end_by_kill(&mut run);
-                signal(watchdog, Signal::KILL);
+                send(watchdog, Signal::KILL);
             }
             // Nobody is left to end its children; they end by themselves.
             std::thread::sleep(Duration::from_millis(40));
@@ -274,7 +275,7 @@ impl Torture {
     fn terminate(&mut self) -> Vec<u32> {
         let mut run = self.start(None);
         self.wait_within(&mut run);
-        signal(run.pid, Signal::TERM);
+        send(run.pid, Signal::TERM);
         self.end_by_itself(&mut run);
         self.done.signals += 1;
         vec![run.pid]
@@ -373,7 +374,7 @@ impl Torture {
             0 => {
                 let pid = run.pid;
                 self.audit.killed(pid);
-                Act::Call(Box::new(move || signal(pid, Signal::KILL)))
+                Act::Call(Box::new(move || send(pid, Signal::KILL)))
             }
             1 => Act::Reset,
             _ => Act::Stall,
@@ -419,7 +420,7 @@ impl Torture {
         self.add_slow_events();
         let mut first = self.start(None);
         self.wait_within(&mut first);
-        signal(first.pid, Signal::STOP);
+        send(first.pid, Signal::STOP);
         self.audit.stopped(first.pid);
         self.done.stops += 1;
         // The locks of a run that has lost its host, or its server, do not count.
@@ -435,7 +436,7 @@ impl Torture {
         std::thread::sleep(Duration::from_millis(7_200));
         let mut second = self.start(None);
         self.wait_within(&mut second);
-        signal(first.pid, Signal::CONT);
+        send(first.pid, Signal::CONT);
         self.end_by_itself(&mut first);
         self.end_by_itself(&mut second);
         self.ground.await_locks();
@@ -536,11 +537,6 @@ impl Torture {
             _ => Some((id, word)),
         }
     }
-}
-
-fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let _ = kill_process(pid.expect("a process id"), signal);
 }
 
 /// The watchdog that a run has started, if it has got so far.
