@@ -282,6 +282,33 @@ pub struct TypeConfig {
     pub sql_lines: BTreeMap<&'static str, usize>,
 }
 
+impl TypeConfig {
+    /// A type of which the file says no more than its handler.
+    pub fn new(name: impl Into<String>, handler: HandlerConfig) -> Self {
+        Self {
+            name: name.into(),
+            handler,
+            retries: 5,
+            backoff: Duration::from_mins(1),
+            backoff_max: Duration::from_hours(6),
+            timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+            concurrency: 1,
+            weight: 1,
+            rate: None,
+            max_late: None,
+            late: Late::Fire,
+            guard: None,
+            max_losses: 3,
+            max_deferrals: 100,
+            breaker: Some(10),
+            breaker_probe: Duration::from_mins(5),
+            at_most_once: false,
+            sql_lines: BTreeMap::new(),
+        }
+    }
+}
+
 /// `late`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Late {

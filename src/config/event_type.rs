@@ -54,7 +54,6 @@ const SQL: [&str; 1] = ["sql"];
 const METHODS: [&str; 5] = ["POST", "PUT", "PATCH", "DELETE", "GET"];
 const MAX_CONCURRENCY: usize = 64;
 const MOMENT: Duration = Duration::from_millis(1);
-const HOUR: Duration = Duration::from_hours(1);
 
 /// Reads one table below `[type]`.
 pub(super) fn read(entry: &Entry<'_>, base: &Path) -> Result<TypeConfig, ConfigError> {
@@ -69,24 +68,25 @@ pub(super) fn read(entry: &Entry<'_>, base: &Path) -> Result<TypeConfig, ConfigE
         "http" => HandlerConfig::Http(http(&section)?),
         _ => HandlerConfig::Sql(sql(&section)?),
     };
-    let (backoff, backoff_max) = backoff(&section)?;
+    let default = TypeConfig::new(entry.key, handler);
+    let (backoff, backoff_max) = backoff(&section, &default)?;
     let (max_late, late) = lateness(&section)?;
     Ok(TypeConfig {
-        name: entry.key.to_owned(),
-        handler,
-        retries: section.number("retries", 0..=1000)?.unwrap_or(5),
+        retries: section
+            .number("retries", 0..=1000)?
+            .unwrap_or(default.retries),
         backoff,
         backoff_max,
         timeout: section
             .duration("timeout", MOMENT)?
-            .unwrap_or(Duration::from_secs(30)),
+            .unwrap_or(default.timeout),
         grace: section
             .duration("grace", Duration::ZERO)?
-            .unwrap_or(Duration::from_secs(5)),
+            .unwrap_or(default.grace),
         concurrency: section
             .number("concurrency", 1..=MAX_CONCURRENCY)?
-            .unwrap_or(1),
-        weight: section.number("weight", 1..=100)?.unwrap_or(1),
+            .unwrap_or(default.concurrency),
+        weight: section.number("weight", 1..=100)?.unwrap_or(default.weight),
         rate: section.number("rate", 1..=1_000_000)?,
         max_late,
         late,
@@ -94,20 +94,25 @@ pub(super) fn read(entry: &Entry<'_>, base: &Path) -> Result<TypeConfig, ConfigE
             .get("guard")
             .map(|entry| statement(&entry))
             .transpose()?,
-        max_losses: section.number("max_losses", 0..=1000)?.unwrap_or(3),
+        max_losses: section
+            .number("max_losses", 0..=1000)?
+            .unwrap_or(default.max_losses),
         max_deferrals: section
             .number("max_deferrals", 1..=1_000_000)?
-            .unwrap_or(100),
-        breaker: Some(section.number("breaker", 0..=1_000_000)?.unwrap_or(10))
+            .unwrap_or(default.max_deferrals),
+        breaker: section
+            .number("breaker", 0..=1_000_000)?
+            .or(default.breaker)
             .filter(|failures| *failures > 0),
         breaker_probe: section
             .duration("breaker_probe", MOMENT)?
-            .unwrap_or(HOUR / 12),
+            .unwrap_or(default.breaker_probe),
         at_most_once,
         sql_lines: ["sql", "guard"]
             .into_iter()
             .filter_map(|key| Some((key, section.get(key)?.line())))
             .collect(),
+        ..default
     })
 }
 
@@ -144,10 +149,13 @@ fn foreign_key(key: &str, handler: &str) -> String {
     format!("does not apply to handler = \"{handler}\"{why}; leave it out")
 }
 
-fn backoff(section: &Section<'_>) -> Result<(Duration, Duration), ConfigError> {
+fn backoff(
+    section: &Section<'_>,
+    default: &TypeConfig,
+) -> Result<(Duration, Duration), ConfigError> {
     let first = section
         .duration("backoff", Duration::ZERO)?
-        .unwrap_or(Duration::from_mins(1));
+        .unwrap_or(default.backoff);
     // A first delay beyond the default cap lifts the cap; beyond a stated one it is a mistake.
     let longest = section.duration("backoff_max", Duration::ZERO)?;
     match (section.get("backoff_max"), longest) {
@@ -155,7 +163,7 @@ fn backoff(section: &Section<'_>) -> Result<(Duration, Duration), ConfigError> {
             let first = humantime::format_duration(first);
             Err(entry.mistake(&format!("must not be shorter than `backoff` ({first})")))
         }
-        (_, longest) => Ok((first, longest.unwrap_or(first.max(6 * HOUR)))),
+        (_, longest) => Ok((first, longest.unwrap_or(first.max(default.backoff_max)))),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use punctual::clock::{UnixSeconds, monotonic};
-use punctual::config::{CommandConfig, HandlerConfig, Late, Mode, TypeConfig};
+use punctual::config::{CommandConfig, HandlerConfig, Mode, TypeConfig};
 use punctual::event::{Event, EventId, MAX_ERROR_BYTES};
 use punctual::handler::{Finished, Handler, Verdict, command};
 
@@ -72,25 +72,10 @@ impl Plan {
             pass_env: Vec::new(),
         };
         let type_config = TypeConfig {
-            name: "mail".to_owned(),
-            handler: HandlerConfig::Command(config.clone()),
-            retries: 5,
-            backoff: PATIENCE,
-            backoff_max: PATIENCE,
             timeout: self.timeout,
             grace: self.grace,
             concurrency: self.concurrency,
-            weight: 1,
-            rate: None,
-            max_late: None,
-            late: Late::Fire,
-            guard: None,
-            max_losses: 3,
-            max_deferrals: 10,
-            breaker: None,
-            breaker_probe: PATIENCE,
-            at_most_once: false,
-            sql_lines: BTreeMap::new(),
+            ..TypeConfig::new("mail", HandlerConfig::Command(config.clone()))
         };
         let run_env = BTreeMap::from([("PATH", "/usr/bin:/bin"), ("PUNCTUAL_DATABASE", "secret")])
             .into_iter()

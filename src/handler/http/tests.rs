@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use super::*;
 use crate::clock::UnixSeconds;
-use crate::config::{HandlerConfig, Late, Secret};
+use crate::config::{HandlerConfig, Secret};
 
 use self::server::{Reply, Server, answer};
 
@@ -38,25 +38,9 @@ fn http(url: String) -> HttpConfig {
 
 fn type_config(http: &HttpConfig) -> TypeConfig {
     TypeConfig {
-        name: "webhook".to_owned(),
-        handler: HandlerConfig::Http(http.clone()),
-        retries: 5,
-        backoff: Duration::from_mins(1),
-        backoff_max: Duration::from_hours(1),
         timeout: Duration::from_secs(20),
         grace: Duration::from_millis(200),
-        concurrency: 1,
-        weight: 1,
-        rate: None,
-        max_late: None,
-        late: Late::Fire,
-        guard: None,
-        max_losses: 3,
-        max_deferrals: 10,
-        breaker: None,
-        breaker_probe: Duration::from_mins(1),
-        at_most_once: false,
-        sql_lines: BTreeMap::new(),
+        ..TypeConfig::new("webhook", HandlerConfig::Http(http.clone()))
     }
 }
 

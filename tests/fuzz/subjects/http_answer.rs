@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use punctual::clock::{UnixSeconds, monotonic};
-use punctual::config::{HandlerConfig, HttpConfig, Late, Secret, TypeConfig};
+use punctual::config::{HandlerConfig, HttpConfig, Secret, TypeConfig};
 use punctual::event::{Event, EventId};
 use punctual::handler::http::HttpHandler;
 use punctual::handler::{Handler, Verdict};
@@ -138,24 +138,8 @@ fn event() -> Event {
 
 fn webhook(http: &HttpConfig) -> TypeConfig {
     TypeConfig {
-        name: "webhook".to_owned(),
-        handler: HandlerConfig::Http(http.clone()),
-        retries: 5,
-        backoff: Duration::from_mins(1),
-        backoff_max: Duration::from_hours(1),
         timeout: Duration::from_secs(10),
         grace: Duration::from_secs(1),
-        concurrency: 1,
-        weight: 1,
-        rate: None,
-        max_late: None,
-        late: Late::Fire,
-        guard: None,
-        max_losses: 3,
-        max_deferrals: 10,
-        breaker: None,
-        breaker_probe: Duration::from_mins(1),
-        at_most_once: false,
-        sql_lines: BTreeMap::new(),
+        ..TypeConfig::new("webhook", HandlerConfig::Http(http.clone()))
     }
 }
