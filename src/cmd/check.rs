@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::holder::Holder;
 use super::output::{escape, shorten};
-use super::status::Holder;
 use super::{Context, one_line};
 use crate::cli::CheckArgs;
 use crate::clock::UnixSeconds;

@@ -28,6 +28,7 @@ pub mod add;
 pub mod check;
 pub mod demo;
 pub mod hand;
+pub mod holder;
 pub mod import;
 pub mod init;
 pub mod list;

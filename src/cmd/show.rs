@@ -4,8 +4,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
+use super::holder::Holder;
 use super::output::{EventLine, escape, plural, seconds, short_payload};
-use super::status::{Holder, name_of};
 use super::{Context, list, types};
 use crate::cli::ShowArgs;
 use crate::clock::UnixSeconds;
@@ -123,7 +123,7 @@ impl Case {
             .holder
             .as_ref()
             .is_some_and(|now| now.epoch == run.epoch.0);
-        let who = name_of(&holder);
+        let who = holder.name();
         if alive {
             let since = context.shown(run.started_at);
             return vec![format!(
@@ -238,7 +238,7 @@ impl Case {
         if let Some(holder) = &self.holder {
             return format!(
                 "{} is at work and takes it in its turn.",
-                capital(&name_of(holder))
+                capital(&holder.name())
             );
         }
         match self.lease.as_ref().and_then(|lease| lease.last_tick_at) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Context;
+use super::holder::Holder;
 use super::output::{escape, plural, seconds, table};
 use crate::clock::UnixSeconds;
 use crate::config::{Config, HandlerConfig};
@@ -13,7 +14,6 @@ use crate::error::Exit;
 use crate::event::Outcome;
 use crate::lock;
 use crate::store::Store;
-use crate::store::lease::LeaseRow;
 use crate::store::peek::TypeState;
 use crate::store::report::{Backlog, RunRow, Unresolved};
 use crate::when::format_duration;
@@ -84,21 +84,6 @@ struct LastRun {
     remaining_due: Option<i64>,
 }
 
-/// Who is at work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Holder {
-    /// The run.
-    pub run_id: Option<i64>,
-    /// Its epoch.
-    pub epoch: i64,
-    /// Host name.
-    pub host: String,
-    /// Process id.
-    pub pid: Option<i64>,
-    /// Since when.
-    pub started_at: Option<i64>,
-}
-
 #[derive(Debug, Default, Serialize)]
 struct TypeStatus {
     ready: i64,
@@ -110,48 +95,6 @@ struct TypeStatus {
     paused_until: Option<i64>,
     breaker_open_until: Option<i64>,
     failures: u32,
-}
-
-impl Holder {
-    /// Who holds the lease and is alive, as far as can be told without taking a lock.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn of(
-        config: &Config,
-        store: &mut Store,
-        lease: Option<&LeaseRow>,
-        now: UnixSeconds,
-    ) -> anyhow::Result<Option<Self>> {
-        let Some(lease) = lease.filter(|lease| lease.is_live(now)) else {
-            return Ok(None);
-        };
-        if is_proven_dead(config, lease) {
-            return Ok(None);
-        }
-        let run = match lease.run_id {
-            Some(run_id) => store.run_row(run_id)?,
-            None => None,
-        };
-        Ok(Some(Self {
-            run_id: lease.run_id,
-            epoch: lease.epoch.0,
-            host: lease.host.clone(),
-            pid: lease.pid,
-            started_at: run.map(|run| run.started_at.0),
-        }))
-    }
-}
-
-/// Whether the holder used the very lock file we see here, and its process is gone.
-fn is_proven_dead(config: &Config, lease: &LeaseRow) -> bool {
-    let Ok(path) = lock::lock_path(config) else {
-        return false;
-    };
-    if lock::identity_at(&path).is_none_or(|ours| ours != lease.lock_id) {
-        return false;
-    }
-    lock::live_holder(&path).map(i64::from) != lease.pid
 }
 
 /// Ticks that stepped aside, those included that no run has taken over into the tables yet.
@@ -272,7 +215,7 @@ impl Status {
                     escape(name)
                 )
             });
-        format!("at work: {}{since}{wave}", name_of(holder))
+        format!("at work: {}{since}{wave}", holder.name())
     }
 
     fn type_table(&self, context: &Context) -> comfy_table::Table {
@@ -294,17 +237,6 @@ impl Status {
         }
         rows
     }
-}
-
-/// `run 12 on host (pid 34)`.
-pub fn name_of(holder: &Holder) -> String {
-    let run = holder
-        .run_id
-        .map_or_else(|| "a run".to_owned(), |id| format!("run {id}"));
-    let pid = holder
-        .pid
-        .map_or_else(String::new, |pid| format!(" (pid {pid})"));
-    format!("{run} on {}{pid}", escape(&holder.host))
 }
 
 impl TypeStatus {
