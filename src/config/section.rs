@@ -202,7 +202,7 @@ impl<'a> Section<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// A mistake of this value: "`key` in [table] " and the message.
+    /// A mistake of this value: ``"`key` in [table] "`` and the message.
     pub(super) fn mistake(&self, message: &str) -> ConfigError {
         self.mistake_at(self.value, message)
     }
