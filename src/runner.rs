@@ -245,8 +245,10 @@ pub fn run(
         pending: Vec::new(),
         pending_since: None,
         unsure: false,
-        unsure_endings: Vec::new(),
+        unsure_endings: None,
         broke_in_wave: false,
+        reading: Duration::ZERO,
+        pause_due: Duration::ZERO,
         stop: None,
         trouble: None,
         failures: Vec::new(),
@@ -257,11 +259,31 @@ pub fn run(
     Ok(runner.work(&lock_path, &states))
 }
 
-/// An event whose ending may have been recorded by a COMMIT without an answer.
+/// Events whose endings a COMMIT without an answer may have recorded.
 struct Unsure {
-    id: EventId,
-    type_name: String,
     part: Part,
+    /// By type.
+    events: BTreeMap<String, Vec<EventId>>,
+}
+
+impl Unsure {
+    fn new<'e>(part: Part, named: impl Iterator<Item = (&'e str, EventId)>) -> Self {
+        let mut events: BTreeMap<String, Vec<EventId>> = BTreeMap::new();
+        for (type_name, id) in named {
+            match events.get_mut(type_name) {
+                Some(ids) => ids.push(id),
+                None => drop(events.insert(type_name.to_owned(), vec![id])),
+            }
+        }
+        Self { part, events }
+    }
+
+    fn of_acks(part: Part, acks: &[Ack]) -> Self {
+        Self::new(
+            part,
+            acks.iter().map(|ack| (ack.type_name.as_str(), ack.id)),
+        )
+    }
 }
 
 /// What this run had to do with an event.
@@ -273,15 +295,6 @@ enum Part {
     Recovered,
     /// It judged it without starting it.
     Judged,
-}
-
-fn unsure(acks: &[Ack], part: Part) -> Vec<Unsure> {
-    let of = |ack: &Ack| Unsure {
-        id: ack.id,
-        type_name: ack.type_name.clone(),
-        part,
-    };
-    acks.iter().map(of).collect()
 }
 
 /// A run that holds the lease.
@@ -311,9 +324,13 @@ pub(crate) struct Runner<'r> {
     /// A COMMIT of `pending` may have succeeded without an answer.
     unsure: bool,
     /// What the COMMIT in hand records, other than `pending`: should it get no answer.
-    unsure_endings: Vec<Unsure>,
+    unsure_endings: Option<Unsure>,
     /// The connection was lost within a wave of effects, which did not come to its commit.
     broke_in_wave: bool,
+    /// How long the last wave of effects was read: the write lock was free meanwhile.
+    reading: Duration,
+    /// How long the write lock is still to be left free for others.
+    pause_due: Duration,
     stop: Option<Stop>,
     trouble: Option<DbError>,
     failures: Vec<(String, EventId, String)>,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use chrono_tz::Tz;
 
+use super::lane::{Lane, Place};
 use super::{Runner, Stop, Trouble};
 use crate::clock::monotonic;
 use crate::event::{Event, EventId, Outcome};
@@ -24,15 +25,12 @@ impl Runner<'_> {
         let acks = std::mem::take(&mut self.pending);
         let mut progress = self.progress.clone();
         progress.counts = self.total_with(&acks);
-        progress.positions = self.positions();
+        progress.positions = positions(&self.lanes, None);
         progress.wave = self.wave_in_hand();
         let writer = Writer {
-            run_id: Some(self.run_id),
-            now,
             progress: Some(&progress),
-            gate: None,
             unsure: self.unsure,
-            closes: None,
+            ..Writer::plain(Some(self.run_id), now)
         };
         let settled = self
             .store
@@ -167,7 +165,7 @@ impl Runner<'_> {
     /// Brings the progress to be written up to date.
     pub(super) fn refresh_progress(&mut self) {
         self.progress.counts = self.total();
-        self.progress.positions = self.positions();
+        self.progress.positions = positions(&self.lanes, None);
     }
 
     /// The batch that is still being worked on; of several, that of the type that comes first in the
@@ -178,22 +176,24 @@ impl Runner<'_> {
             .find(|lane| lane.is_busy())
             .and_then(|lane| lane.wave.clone())
     }
+}
 
-    /// How far each type has come, as JSON: the last (due, id) that was started.
-    fn positions(&self) -> String {
-        let mut positions = serde_json::Map::new();
-        for lane in &self.lanes {
-            if let Some((due, id)) = lane.position {
-                let place = serde_json::json!({ "due_at": due.0, "id": id.0 });
-                positions.insert(lane.name().to_owned(), place);
-            }
+/// How far each type has come, as JSON: the last (due, id) that was started. `moved` is how far one
+/// of the lanes will have come.
+pub(super) fn positions(lanes: &[Lane], moved: Option<(usize, Place)>) -> String {
+    let mut positions = serde_json::Map::new();
+    for (at, lane) in lanes.iter().enumerate() {
+        let moved = moved.filter(|(which, _)| *which == at);
+        if let Some((due, id)) = moved.map(|(_, place)| place).or(lane.position) {
+            let place = serde_json::json!({ "due_at": due.0, "id": id.0 });
+            positions.insert(lane.name().to_owned(), place);
         }
-        serde_json::Value::Object(positions).to_string()
     }
+    serde_json::Value::Object(positions).to_string()
 }
 
 /// Adds what was recorded of one event to `counts`.
-fn tally(counts: &mut Counts, ack: &Ack, superseded: bool) {
+pub(super) fn tally(counts: &mut Counts, ack: &Ack, superseded: bool) {
     let field = match &ack.fate {
         _ if superseded => &mut counts.cancelled,
         // An attempt that our own shutdown ended is given back, with a loss.

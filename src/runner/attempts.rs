@@ -99,14 +99,19 @@ impl Runner<'_> {
         Ok(self.lease.is_fresh())
     }
 
-    /// Waits until `until` at the latest, collects what ended, acks in groups, renews the lease.
+    /// Waits until `until` at the latest, collects what ended, acks in groups, renews the lease. A
+    /// full group is written before the wait, not after it: what could be started on what had
+    /// ended is at work by then.
     pub(super) fn pump(&mut self, until: Instant) -> Result<(), Trouble> {
+        if self.pending.len() >= ACK_COUNT || self.acks_have_waited() {
+            self.flush()?;
+        }
         let wake_at = self.wake_at(until);
         if let Err(error) = self.reactor.wait(wake_at) {
             log::error!("waiting for handlers: {error}");
         }
         self.collect();
-        if self.acks_are_due() {
+        if self.acks_cannot_wait() {
             self.flush()?;
         }
         if monotonic() >= self.renew_due() {
@@ -182,7 +187,7 @@ impl Runner<'_> {
             );
             return;
         };
-        let (fate, health) = judge(&lane.config, &event, finished.verdict, now, jitter());
+        let (fate, health) = judge(&lane.config, &event, finished.verdict, now, jitter);
         lane.judge_health(health, now);
         self.pending_since.get_or_insert_with(monotonic);
         self.pending.push(Ack {
@@ -195,12 +200,21 @@ impl Runner<'_> {
         point("attempt.ended");
     }
 
-    fn acks_are_due(&self) -> bool {
-        let Some(since) = self.pending_since else {
+    fn acks_have_waited(&self) -> bool {
+        self.pending_since
+            .is_some_and(|since| monotonic() >= since + ACK_WAIT)
+    }
+
+    /// Whether acks are due though there may be something to start.
+    fn acks_cannot_wait(&self) -> bool {
+        if self.pending.is_empty() {
             return false;
-        };
-        let all_done = !self.lanes.iter().any(Lane::is_busy);
+        }
+        let now = self.time_at(monotonic());
         let at_once = self.lanes.iter().any(|lane| lane.config.at_most_once);
-        self.pending.len() >= ACK_COUNT || at_once || all_done || monotonic() >= since + ACK_WAIT
+        let all_done = !self.lanes.iter().any(Lane::is_busy);
+        let is_full = self.pending.len() >= ACK_COUNT;
+        let others = || self.lanes.iter().any(|lane| lane.may_take_a_turn(now));
+        at_once || self.acks_have_waited() || (all_done && !(is_full && others()))
     }
 }

@@ -1,11 +1,13 @@
 //! Turns of in-transaction types: waves of effects, each wave one transaction cut at 50 ms
 //! (DESIGN §5.9, §6).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use super::acks::{positions, tally};
 use super::judge::{Health, judge};
-use super::lane::{Lane, Work};
-use super::waves::{SLICE, jitter, wave_of};
+use super::lane::{Batch, Lane, Work, wave_of};
+use super::waves::{SLICE, jitter};
 use super::{Part, Runner, Trouble, Unsure};
 use crate::clock::monotonic;
 use crate::db::{Db, DbResult, Dialect};
@@ -13,7 +15,10 @@ use crate::event::{Event, EventId};
 use crate::fair::Through;
 use crate::fault::point;
 use crate::handler::{Verdict, sql};
-use crate::store::effect::{Effects, Savepoints, WaveEnd};
+use crate::store::Store;
+use crate::store::effect::{Effects, Recorded, Savepoints, WaveEnd};
+use crate::store::peek::Cursor;
+use crate::store::runs::Progress;
 use crate::store::settle::{Ack, Writer};
 
 /// A write transaction of effects is committed once it has lasted this long: a site's own writes
@@ -26,6 +31,26 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(25);
 /// How often a wave whose rows changed under it is read again before it is taken apart.
 const CHANGES: u32 = 3;
 
+/// What came of a wave.
+#[derive(Default)]
+struct Dealt {
+    /// How many events were recorded.
+    events: usize,
+    rest: Rest,
+}
+
+/// What is left of a wave.
+#[derive(Default)]
+enum Rest {
+    /// Nothing.
+    #[default]
+    None,
+    /// It was cut here: the rest is next.
+    Behind(Cursor),
+    /// The type is left alone by this run.
+    GivenUp,
+}
+
 impl Runner<'_> {
     /// One turn: waves until `allowance` is used, the slice is over, or nothing is left. Returns
     /// how many events that took.
@@ -34,7 +59,8 @@ impl Runner<'_> {
         let mut used = 0;
         while used < allowance && monotonic() < slice_end {
             let began = monotonic();
-            let step = self.effects_wave(at, allowance - used)?;
+            let limit = (allowance - used).min(self.options.batch_size);
+            let step = self.effects_wave(at, limit)?;
             if step == 0 {
                 break;
             }
@@ -48,17 +74,28 @@ impl Runner<'_> {
     }
 
     /// Between waves the attempts of other types go on: what ended is collected, what is claimed
-    /// is started, deadlines are kept (promise 9). On SQLite the pause also lets a site's writer
-    /// in: it only looks from time to time whether the one write lock is free, so the lock has to
-    /// be free for a fair part of the time (RULINGS 18, 43).
+    /// is started, deadlines are kept (promise 9). On SQLite a site's writer is let in as well: it
+    /// only looks from time to time whether the one write lock is free, so the lock has to be free
+    /// for a fair part of the time (RULINGS 18, 43). It is while we read, too; what is wanting is
+    /// made up for in pauses, which would last too long if they were much shorter.
     fn tend(&mut self, worked: Duration) -> Result<(), Trouble> {
-        let pause = match self.store.dialect() {
-            Dialect::Sqlite => (worked / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
-            Dialect::Mysql => Duration::ZERO,
+        if self.store.dialect() == Dialect::Sqlite {
+            let writing = worked.saturating_sub(self.reading);
+            let free = (writing / 5).min(LONGEST_PAUSE);
+            self.pause_due = (self.pause_due + free).saturating_sub(self.reading);
+        }
+        let pause = if self.pause_due < SHORTEST_PAUSE {
+            Duration::ZERO
+        } else {
+            self.pause_due.min(LONGEST_PAUSE)
         };
         let is_busy = self.lanes.iter().any(Lane::is_busy) || !self.pending.is_empty();
         if is_busy || !pause.is_zero() {
-            self.pump(monotonic() + pause)?;
+            let began = monotonic();
+            self.pump(began + pause)?;
+            self.pause_due = self
+                .pause_due
+                .saturating_sub(monotonic().duration_since(began));
             self.start_queued()?;
         }
         Ok(())
@@ -71,29 +108,46 @@ impl Runner<'_> {
         if limit == 0 || !self.lanes[at].wants_a_turn(now) {
             return Ok(0);
         }
+        let began = monotonic();
+        let (batch, is_next) = self.lanes[at].next_effects(&mut self.store, self.cutoff, limit)?;
+        let announced = wave_of(self.lanes[at].name(), &batch.ids());
+        let is_traced = is_next && self.progress.wave.as_ref() == Some(&announced);
+        let looked_at = batch.candidates.len();
+        let is_alone = batch
+            .candidates
+            .first()
+            .is_some_and(|candidate| self.lanes[at].is_suspect(&candidate.event));
+        let admitted: HashSet<EventId> = self
+            .admit(at, &batch.candidates, now)?
+            .into_iter()
+            .collect();
+        let mut candidates = batch.candidates;
+        candidates.retain(|candidate| admitted.contains(&candidate.event.id));
+        let events = self.store.with_payloads(candidates, self.cutoff)?;
+        self.reading = monotonic().duration_since(began);
+        let count = events.len();
+        let mut wave = Dealt::default();
+        if count > 0 {
+            let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
+            if !is_traced || is_alone {
+                self.trace(at, &ids)?;
+            }
+            wave = self.fire_effects(at, events, batch.is_last, limit)?;
+            if let Some(rate) = self.lanes[at].put_back_rate(count - wave.events.min(count)) {
+                self.store.write_rate(rate, now)?;
+            }
+        }
         let lane = &mut self.lanes[at];
-        let candidates = lane.next_candidates(&mut self.store, self.cutoff, limit)?;
-        if candidates.is_empty() {
-            return Ok(0);
+        match wave.rest {
+            Rest::None if batch.is_last => lane.reached_the_end(),
+            Rest::None | Rest::GivenUp => {}
+            // Cut: the rest is next.
+            Rest::Behind(cursor) => {
+                lane.go_back(cursor);
+                return Ok(wave.events.max(1));
+            }
         }
-        let ids = self.admit(at, &candidates, now)?;
-        if ids.is_empty() {
-            return Ok(candidates.len());
-        }
-        self.trace(at, &ids)?;
-        let events = self.store.ready_rows(&ids, self.cutoff)?;
-        let acks = self.fire_effects(at, &events)?;
-        let dealt_with = acks.len();
-        let unstarted = ids.len().saturating_sub(dealt_with);
-        if let Some(rate) = self.lanes[at].put_back_rate(unstarted) {
-            self.store.write_rate(rate, now)?;
-        }
-        if let Some(last) = events.get(dealt_with.wrapping_sub(1))
-            && dealt_with < events.len()
-        {
-            self.lanes[at].rewind_behind(Some(last)); // cut by time: the rest is next
-        }
-        Ok(candidates.len() - (events.len() - dealt_with))
+        Ok(looked_at)
     }
 
     /// Commits the wave's type and id range before any effect, so that a crash leaves a trace and
@@ -112,42 +166,103 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn fire_effects(&mut self, at: usize, events: &[Event]) -> Result<Vec<Ack>, Trouble> {
+    fn fire_effects(
+        &mut self,
+        at: usize,
+        mut events: Vec<Event>,
+        is_last: bool,
+        limit: usize,
+    ) -> Result<Dealt, Trouble> {
         let mut savepoints = Savepoints::Wave;
-        let mut events = events.to_vec();
         let mut changes = 0;
+        let mut rest = Rest::None;
+        let mut next = self.look_ahead(at, &events, is_last, limit)?;
         loop {
             if events.is_empty() {
-                return Ok(Vec::new());
+                return Ok(Dealt { events: 0, rest });
             }
-            match self.try_effects(at, &events, savepoints)? {
-                WaveEnd::Committed { acks, superseded } => {
+            match self.try_effects(at, &events, savepoints, next.as_ref())? {
+                (WaveEnd::Committed(recorded), announced) => {
                     point("wave.committed");
+                    let dealt_with = recorded.acks.len();
+                    log::debug!("effects of {dealt_with} events committed");
+                    self.count_effects(&recorded);
+                    let lane = &mut self.lanes[at];
+                    let rest_of_it = events.split_off(dealt_with.min(events.len()));
+                    if let Some(last) = events.last() {
+                        lane.position = Some((last.due_at, last.id));
+                        if !rest_of_it.is_empty() {
+                            rest = Rest::Behind(Cursor::behind(last));
+                        }
+                    }
                     self.progress.wave = None;
-                    log::debug!("effects of {} events committed", acks.len());
-                    self.count_effects(&acks, &superseded);
-                    let last = acks.len().checked_sub(1).and_then(|last| events.get(last));
-                    self.lanes[at].position = last.map(|event| (event.due_at, event.id));
+                    if let Some(progress) = announced {
+                        self.progress = progress;
+                        let ahead = next.filter(|_| rest_of_it.is_empty());
+                        lane.announce(match ahead {
+                            Some(ahead) => ahead,
+                            None => lane.rest_of(rest_of_it, is_last),
+                        });
+                    }
                     self.note_breakers()?;
                     self.tell();
-                    return Ok(acks);
+                    let events = dealt_with;
+                    return Ok(Dealt { events, rest });
                 }
-                WaveEnd::EffectFailed => savepoints = Savepoints::Each,
-                WaveEnd::Changed if events.len() == 1 && changes > CHANGES => {
+                (WaveEnd::EffectFailed, _) => savepoints = Savepoints::Each,
+                (WaveEnd::Changed, _) if events.len() == 1 && changes > CHANGES => {
                     return self.fail_meddler(at, &events[0]);
                 }
-                WaveEnd::Changed => {
+                (WaveEnd::Changed, _) => {
                     changes += 1;
                     // Somebody cancels events as fast as we read them, or an effect touches its
                     // own row: one at a time tells which.
-                    events.truncate(if changes > CHANGES { 1 } else { events.len() });
+                    if changes > CHANGES && events.len() > 1 {
+                        events.truncate(1);
+                        rest = Rest::Behind(Cursor::behind(&events[0]));
+                        next = None;
+                    }
                     let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
                     events = self.store.ready_rows(&ids, self.cutoff)?;
                 }
-                WaveEnd::Blocked(error) => return self.leave_blocked(at, &error.message),
-                WaveEnd::Broken(error) => return self.fail_broken(at, &events, &error.message),
+                (WaveEnd::Blocked(error), _) => return self.leave_blocked(at, &error.message),
+                (WaveEnd::Broken(error), _) => {
+                    return self.fail_broken(at, &events, &error.message);
+                }
             }
         }
+    }
+
+    /// The next wave of this lane, to be announced in the transaction of this one: none, unless the
+    /// next turn is this lane's for sure; an empty one where there is no more than this. Read before
+    /// that transaction, while the database is free for others.
+    fn look_ahead(
+        &mut self,
+        at: usize,
+        events: &[Event],
+        is_last: bool,
+        limit: usize,
+    ) -> Result<Option<Batch>, Trouble> {
+        let began = monotonic();
+        let now = self.time_at(began);
+        let is_idle = |lane: &Lane| !lane.is_busy() && !lane.may_take_a_turn(now);
+        let mut others = self.lanes.iter().enumerate().filter(|(i, _)| *i != at);
+        let is_next = self.lanes[at].may_look_ahead()
+            && self.stop.is_none()
+            && self.signals.received().is_none()
+            && !self.is_out_of_time()
+            && self.pending.is_empty()
+            && others.all(|(_, lane)| is_idle(lane));
+        if !is_next {
+            return Ok(None);
+        }
+        let limit = limit.min(self.events_left().saturating_sub(events.len()));
+        if is_last || limit < 2 {
+            return Ok(Some(Batch::nothing()));
+        }
+        let next = self.lanes[at].look_ahead(&mut self.store, self.cutoff, limit)?;
+        self.reading += monotonic().duration_since(began);
+        Ok(Some(next))
     }
 
     /// Takes the trace of a wave away that was not committed as a whole.
@@ -156,16 +271,19 @@ impl Runner<'_> {
         Ok(self.store.clear_wave(self.run_id)?)
     }
 
+    /// Runs the effects and records them; announces the wave `next` in the same transaction, or the
+    /// rest of this one where it is cut. Returns the progress as it was written with it.
     fn try_effects(
         &mut self,
         at: usize,
         events: &[Event],
         savepoints: Savepoints,
-    ) -> Result<WaveEnd, Trouble> {
+        next: Option<&Batch>,
+    ) -> Result<(WaveEnd, Option<Progress>), Trouble> {
         let (read_at, now) = self.anchor;
         let lane = &self.lanes[at];
         let Work::Effects(statements) = &lane.work else {
-            return Ok(WaveEnd::Changed);
+            return Ok((WaveEnd::Changed, None));
         };
         let config = &lane.config;
         let began = std::cell::Cell::new(monotonic());
@@ -181,7 +299,7 @@ impl Runner<'_> {
                 Ok(()) => Verdict::Done,
                 Err(error) => Verdict::failed(error.message),
             };
-            let (fate, health) = judge(config, event, verdict, now, jitter());
+            let (fate, health) = judge(config, event, verdict, now, jitter);
             health.tell(&mut breaker.borrow_mut(), now);
             let took = monotonic().duration_since(began.get()).as_millis();
             Ack {
@@ -201,13 +319,44 @@ impl Runner<'_> {
             let is_long = monotonic().duration_since(wave_began.get()) >= WRITE_LIMIT;
             is_long || breaker.borrow().lets(now) == Through::Nothing
         };
-        let writer = Writer::plain(Some(self.run_id), now);
-        let unsure = |event: &Event| Unsure {
-            id: event.id,
-            type_name: event.type_name.clone(),
-            part: Part::Fired,
+        let mut announced = None;
+        let (run_id, counts) = (self.run_id, self.total());
+        let mut last = |store: &mut Store, recorded: &Recorded| {
+            announced = None;
+            let acks = &recorded.acks;
+            let (dealt_with, rest) = events.split_at(acks.len().min(events.len()));
+            let lets = breaker.borrow().lets(now) == Through::All;
+            let ids = next.filter(|_| lets).map(|next| match rest {
+                [] => next.ids(),
+                rest => rest.iter().map(|event| event.id).collect(),
+            });
+            // One event alone would count a loss.
+            let ids = ids.filter(|ids: &Vec<EventId>| ids.len() > 1);
+            let Some((event, ids)) = dealt_with.last().zip(ids) else {
+                return store.clear_wave(run_id);
+            };
+            let mut progress = self.progress.clone();
+            progress.wave = Some(wave_of(lane.name(), &ids));
+            progress.waves += 1;
+            progress.counts = counts;
+            for ack in acks {
+                progress.counts.fired += 1;
+                tally(
+                    &mut progress.counts,
+                    ack,
+                    recorded.superseded.contains(&ack.id),
+                );
+            }
+            progress.positions = positions(&self.lanes, Some((at, (event.due_at, event.id))));
+            store.write_progress(run_id, &progress)?;
+            announced = Some(progress);
+            Ok(())
         };
-        self.unsure_endings = events.iter().map(unsure).collect();
+        let writer = Writer::plain(Some(self.run_id), now);
+        let named = events
+            .iter()
+            .map(|event| (event.type_name.as_str(), event.id));
+        self.unsure_endings = Some(Unsure::new(Part::Fired, named));
         let end = self.store.effect_wave(
             self.lease.gate(now),
             writer,
@@ -217,27 +366,30 @@ impl Runner<'_> {
                 run: &mut effect,
                 judge: &mut verdict,
                 enough: &mut enough,
+                last: &mut last,
             },
         )?;
         let breaker = breaker.into_inner();
-        if matches!(end, WaveEnd::Committed { .. }) {
+        if matches!(end, WaveEnd::Committed(_)) {
             self.lease.passed(read_at); // else the renewal was rolled back too
             self.lanes[at].breaker = breaker;
+        } else {
+            announced = None;
         }
-        self.unsure_endings.clear();
-        Ok(end)
+        self.unsure_endings = None;
+        Ok((end, announced))
     }
 
-    fn count_effects(&mut self, acks: &[Ack], superseded: &[EventId]) {
-        for ack in acks {
+    fn count_effects(&mut self, recorded: &Recorded) {
+        for ack in &recorded.acks {
             self.counts_of(&ack.type_name).fired += 1;
-            self.count(ack, superseded.contains(&ack.id));
+            self.count(ack, recorded.superseded.contains(&ack.id));
         }
     }
 
     /// Somebody else holds a lock that the type's effects need: they are left for another run, and
     /// no try of theirs is spent (RULINGS 22).
-    fn leave_blocked(&mut self, at: usize, message: &str) -> Result<Vec<Ack>, Trouble> {
+    fn leave_blocked(&mut self, at: usize, message: &str) -> Result<Dealt, Trouble> {
         let now = self.read_clock()?;
         let lane = &mut self.lanes[at];
         lane.give_up();
@@ -246,22 +398,28 @@ impl Runner<'_> {
         self.forget_wave()?;
         self.log(None, &name, "type blocked", message)?;
         self.note_breakers()?;
-        Ok(Vec::new())
+        Ok(Dealt {
+            events: 0,
+            rest: Rest::GivenUp,
+        })
     }
 
     /// An effect that changes its own event's row can never be recorded.
-    fn fail_meddler(&mut self, at: usize, event: &Event) -> Result<Vec<Ack>, Trouble> {
+    fn fail_meddler(&mut self, at: usize, event: &Event) -> Result<Dealt, Trouble> {
         let now = self.read_clock()?;
         let lane = &mut self.lanes[at];
         lane.judge_health(Health::Bad, now);
         let verdict = Verdict::failed("its statements change its own row in scheduled_events");
-        let (fate, _) = judge(&lane.config, event, verdict, now, jitter());
+        let (fate, _) = judge(&lane.config, event, verdict, now, jitter);
         let acks = vec![Ack::unstarted(event, fate)];
         self.counts_of(&event.type_name).fired += 1;
         self.settle_unclaimed(&acks, now)?;
         self.forget_wave()?;
         self.note_breakers()?;
-        Ok(acks)
+        Ok(Dealt {
+            events: 1,
+            rest: Rest::Behind(Cursor::behind(event)),
+        })
     }
 
     /// An effect ended the transaction by itself: what it did stands, unrecorded. The type fails:
@@ -271,7 +429,7 @@ impl Runner<'_> {
         at: usize,
         events: &[Event],
         message: &str,
-    ) -> Result<Vec<Ack>, Trouble> {
+    ) -> Result<Dealt, Trouble> {
         let now = self.read_clock()?;
         let lane = &mut self.lanes[at];
         lane.give_up();
@@ -281,7 +439,7 @@ impl Runner<'_> {
             .iter()
             .map(|event| {
                 let verdict = Verdict::failed(error.as_str());
-                let (fate, _) = judge(&lane.config, event, verdict, now, jitter());
+                let (fate, _) = judge(&lane.config, event, verdict, now, jitter);
                 Ack::unstarted(event, fate)
             })
             .collect();
@@ -291,6 +449,9 @@ impl Runner<'_> {
         self.forget_wave()?;
         self.log(None, &name, "type failed", &error)?;
         self.note_breakers()?;
-        Ok(acks)
+        Ok(Dealt {
+            events: acks.len(),
+            rest: Rest::GivenUp,
+        })
     }
 }

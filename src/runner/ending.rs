@@ -5,9 +5,8 @@
 use std::time::{Duration, Instant};
 
 use super::lane::Work;
-use super::{Part, Report, Runner, Stop, Trouble, Unsure};
+use super::{Part, Report, Runner, Stop, Trouble};
 use crate::clock::monotonic;
-use crate::event::EventId;
 use crate::fault::point;
 use crate::store::prune::Retention;
 use crate::store::runs::LogEntry;
@@ -27,6 +26,12 @@ impl Runner<'_> {
     pub(super) fn end(mut self) -> Report {
         self.wait_for_handlers();
         point("end.waited");
+        // While a connection that is lost with it can still be replaced.
+        if self.trouble.is_none()
+            && let Err(trouble) = self.flush()
+        {
+            self.note_trouble(trouble);
+        }
         if self.stop == Some(Stop::DatabaseLost) {
             self.reconnect();
         }
@@ -142,40 +147,39 @@ impl Runner<'_> {
 
     /// Endings whose COMMIT got no answer: history tells which of them happened.
     fn count_unsure_endings(&mut self) -> Result<(), Trouble> {
-        let unsure = std::mem::take(&mut self.unsure_endings);
-        if unsure.is_empty() {
+        let Some(unsure) = self.unsure_endings.take() else {
             return Ok(());
+        };
+        let mut is_recorded = false;
+        for (type_name, ids) in &unsure.events {
+            let recorded = self.store.recorded_endings(self.run_id, ids)?;
+            is_recorded |= !recorded.is_empty();
+            for (id, outcome, error) in recorded {
+                let counts = self.counts_of(type_name);
+                match unsure.part {
+                    Part::Fired => counts.fired += 1,
+                    Part::Recovered => counts.recovered += 1,
+                    Part::Judged => {}
+                }
+                let ack = Ack {
+                    id,
+                    type_name: type_name.clone(),
+                    started_at: None,
+                    duration_ms: 0,
+                    fate: Fate::Finish {
+                        outcome,
+                        error,
+                        tally: Tally::None,
+                    },
+                };
+                self.count(&ack, false);
+            }
         }
-        self.broke_in_wave = unsure.iter().any(|unsure| unsure.part == Part::Fired)
+        // An open wave beside recorded effects is the next one, announced with them.
+        self.broke_in_wave = unsure.part == Part::Fired
+            && !is_recorded
             && self.stop == Some(Stop::DatabaseLost)
             && self.store.wave_is_open(self.run_id)?;
-        let ids: Vec<EventId> = unsure.iter().map(|unsure| unsure.id).collect();
-        for (id, outcome, error) in self.store.recorded_endings(self.run_id, &ids)? {
-            let Some(Unsure {
-                type_name, part, ..
-            }) = unsure.iter().find(|unsure| unsure.id == id)
-            else {
-                continue;
-            };
-            let counts = self.counts_of(type_name);
-            match part {
-                Part::Fired => counts.fired += 1,
-                Part::Recovered => counts.recovered += 1,
-                Part::Judged => {}
-            }
-            let ack = Ack {
-                id,
-                type_name: type_name.clone(),
-                started_at: None,
-                duration_ms: 0,
-                fate: Fate::Finish {
-                    outcome,
-                    error,
-                    tally: Tally::None,
-                },
-            };
-            self.count(&ack, false);
-        }
         Ok(())
     }
 

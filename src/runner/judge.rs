@@ -32,31 +32,32 @@ impl Health {
     }
 }
 
-/// Decides what becomes of `event` after `verdict`. `jitter` is a random number.
+/// Decides what becomes of `event` after `verdict`. `jitter` gives a random number, and is asked for
+/// it only where there is a delay to spread.
 pub fn judge(
     config: &TypeConfig,
     event: &Event,
     verdict: Verdict,
     now: UnixSeconds,
-    jitter: u32,
+    jitter: impl FnOnce() -> u32,
 ) -> (Fate, Health) {
     match verdict {
         Verdict::Done => (finish(Outcome::Done, None, Tally::None), Health::Good),
         Verdict::GiveUp { error } => (dead(error), Health::Neutral),
         Verdict::Later { error, retry_after } => (
-            later(config, event, &error, retry_after, now, jitter),
+            later(config, event, &error, retry_after, now, jitter()),
             Health::Neutral,
         ),
-        Verdict::NotStarted { error } => {
-            (again(config, event, error, None, now, jitter), Health::Bad)
-        }
         Verdict::Failed { error, .. } if config.at_most_once => (dead(error), Health::Bad),
+        Verdict::Lost { error } if config.at_most_once => (unknown(error), Health::Bad),
         Verdict::Failed { error, retry_after } => (
-            again(config, event, error, retry_after, now, jitter),
+            again(config, event, error, retry_after, now, jitter()),
             Health::Bad,
         ),
-        Verdict::Lost { error } if config.at_most_once => (unknown(error), Health::Bad),
-        Verdict::Lost { error } => (again(config, event, error, None, now, jitter), Health::Bad),
+        Verdict::NotStarted { error } | Verdict::Lost { error } => (
+            again(config, event, error, None, now, jitter()),
+            Health::Bad,
+        ),
         Verdict::Interrupted { error } if config.at_most_once => (unknown(error), Health::Neutral),
         Verdict::Interrupted { error } => (lost_with_run(config, event, error), Health::Neutral),
     }

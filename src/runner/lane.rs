@@ -7,13 +7,13 @@ use super::judge::Health;
 use crate::clock::UnixSeconds;
 use crate::config::TypeConfig;
 use crate::db::DbResult;
-use crate::event::{Event, EventId, PRIORITIES};
+use crate::event::{Event, EventId};
 use crate::fair::{Breaker, Rate, Through};
 use crate::handler::Handler;
 use crate::handler::sql::Statement;
 use crate::store::Store;
 use crate::store::claim::RateLeft;
-use crate::store::peek::{Candidate, Cursor, TypeState};
+use crate::store::peek::{Candidate, Cursor, Payloads, TypeState};
 use crate::store::runs::Wave;
 
 /// The most payload of one turn, in bytes (DESIGN §5.9).
@@ -24,12 +24,40 @@ const MAX_PAYLOAD: usize = 4 << 20;
 /// the first four, once a turn, would make a drain take as many reads as the backlog squared.
 const FEW: usize = 8;
 
+/// Where an event stands in its type.
+pub(super) type Place = (UnixSeconds, EventId);
+
 /// How attempts of a lane are made.
 pub(super) enum Work {
     /// Inside the ack transaction.
     Effects(Vec<Statement>),
     /// Beside the runner.
     Beside(Box<dyn Handler>),
+}
+
+/// What a turn of a lane may deal with.
+pub(super) struct Batch {
+    pub(super) candidates: Vec<Candidate>,
+    /// Behind them.
+    cursor: Cursor,
+    /// The type has no more.
+    pub(super) is_last: bool,
+}
+
+impl Batch {
+    /// Of a type that has no more.
+    pub(super) fn nothing() -> Self {
+        Self {
+            candidates: Vec::new(),
+            cursor: Cursor::START,
+            is_last: true,
+        }
+    }
+
+    pub(super) fn ids(&self) -> Vec<EventId> {
+        let ids = self.candidates.iter();
+        ids.map(|candidate| candidate.event.id).collect()
+    }
 }
 
 pub(super) struct Lane {
@@ -44,11 +72,13 @@ pub(super) struct Lane {
     /// The wave claimed last.
     pub(super) wave: Option<Wave>,
     /// The last event that was dealt with, for the run's row.
-    pub(super) position: Option<(UnixSeconds, EventId)>,
+    pub(super) position: Option<Place>,
     /// Ids of a wave that a dead run left unfinished: replayed one event at a time.
     pub(super) suspects: Vec<(EventId, EventId)>,
     /// What is claimed is one event under suspicion: nothing of the type runs beside it.
     pub(super) alone: bool,
+    /// The next wave of effects, whose trace the last one has written.
+    ahead: Option<Batch>,
     cursor: Cursor,
     at_once: usize,
     second_pass: bool,
@@ -82,6 +112,7 @@ impl Lane {
             position: None,
             suspects: Vec::new(),
             alone: false,
+            ahead: None,
             cursor: Cursor::START,
             at_once: FEW,
             second_pass: false,
@@ -161,53 +192,116 @@ impl Lane {
         })
     }
 
-    /// The next candidates of this lane: at most `limit`, at most 4 MiB of payload, and an event
-    /// under suspicion only by itself. The cursor moves behind the last of them.
+    /// The next candidates of this lane, without payloads: at most `limit`, at most 4 MiB of
+    /// payload, and an event under suspicion only by itself. The cursor moves behind the last of
+    /// them.
     pub(super) fn next_candidates(
         &mut self,
         store: &mut Store,
         cutoff: UnixSeconds,
         limit: usize,
     ) -> DbResult<Vec<Candidate>> {
-        let mut cursor = self.cursor;
+        let batch = self.read(store, cutoff, self.cursor, limit, Payloads::None)?;
+        self.pass(&batch);
+        if batch.is_last {
+            self.reached_the_end();
+        }
+        Ok(batch.candidates)
+    }
+
+    /// The next wave of effects, as [`Lane::next_candidates`] but with small payloads, and whether
+    /// it is the one that [`Lane::announce`] named.
+    pub(super) fn next_effects(
+        &mut self,
+        store: &mut Store,
+        cutoff: UnixSeconds,
+        limit: usize,
+    ) -> DbResult<(Batch, bool)> {
+        let ahead = self.ahead.take();
+        let ahead = ahead.filter(|ahead| ahead.candidates.len() <= limit);
+        let announced = ahead.is_some();
+        let batch = match ahead {
+            Some(ahead) => ahead,
+            None => self.read(store, cutoff, self.cursor, limit, Payloads::Small)?,
+        };
+        self.pass(&batch);
+        Ok((batch, announced))
+    }
+
+    /// What [`Lane::next_effects`] would give after the batch in hand.
+    pub(super) fn look_ahead(
+        &mut self,
+        store: &mut Store,
+        cutoff: UnixSeconds,
+        limit: usize,
+    ) -> DbResult<Batch> {
+        self.read(store, cutoff, self.cursor, limit, Payloads::Small)
+    }
+
+    /// The next wave of effects is this one: its trace is committed.
+    pub(super) fn announce(&mut self, batch: Batch) {
+        self.ahead = Some(batch);
+    }
+
+    /// The events that a wave was cut before, as the next one.
+    pub(super) fn rest_of(&self, events: Vec<Event>, is_last: bool) -> Batch {
+        let candidate = |event: Event| Candidate {
+            payload_bytes: event.payload.len(),
+            event,
+        };
+        Batch {
+            candidates: events.into_iter().map(candidate).collect(),
+            cursor: self.cursor,
+            is_last,
+        }
+    }
+
+    fn read(
+        &mut self,
+        store: &mut Store,
+        cutoff: UnixSeconds,
+        mut cursor: Cursor,
+        limit: usize,
+        payloads: Payloads,
+    ) -> DbResult<Batch> {
         let mut found: Vec<Candidate> = Vec::new();
         // An event that a site moves to another priority or instant meanwhile is met twice.
         let mut met = HashSet::new();
         loop {
             let wanted = (limit - found.len()).min(self.at_once);
-            let more = store.candidates(&self.config.name, cutoff, &mut cursor, wanted)?;
+            let more =
+                store.candidates(&self.config.name, cutoff, &mut cursor, wanted, payloads)?;
             let is_last = more.len() < wanted;
             found.extend(more.into_iter().filter(|one| met.insert(one.event.id)));
             let fitting = self.fitting(&found);
-            if fitting < found.len() {
+            let is_cut = fitting < found.len();
+            if is_cut {
                 self.at_once = fitting.max(FEW);
                 found.truncate(fitting);
-                self.rewind_behind(found.last().map(|candidate| &candidate.event));
-                return Ok(found);
+                if let Some(last) = found.last() {
+                    cursor = Cursor::behind(&last.event);
+                }
+            } else if !is_last {
+                self.at_once = self.at_once.saturating_mul(2);
             }
-            if is_last {
-                self.reached_the_end();
-                return Ok(found);
-            }
-            self.at_once = self.at_once.saturating_mul(2);
-            if found.len() == limit {
-                self.cursor = cursor;
-                return Ok(found);
+            if is_cut || is_last || found.len() == limit {
+                return Ok(Batch {
+                    candidates: found,
+                    cursor,
+                    is_last: is_last && !is_cut,
+                });
             }
         }
+    }
+
+    fn pass(&mut self, batch: &Batch) {
+        self.go_back(batch.cursor);
     }
 
     /// Continues behind `event` with the next turn, though more was read.
     pub(super) fn rewind_behind(&mut self, event: Option<&Event>) {
         let Some(event) = event else { return };
-        let level = PRIORITIES
-            .iter()
-            .position(|&level| level == event.priority)
-            .unwrap_or(0);
-        self.cursor = Cursor {
-            level,
-            after: Some((event.due_at, event.id)),
-        };
+        self.cursor = Cursor::behind(event);
         self.exhausted = false;
     }
 
@@ -240,7 +334,7 @@ impl Lane {
 
     /// One more pass from the start finds what arrived behind the cursor; then it is enough
     /// (RULINGS 17).
-    fn reached_the_end(&mut self) {
+    pub(super) fn reached_the_end(&mut self) {
         self.exhausted = self.second_pass;
         self.second_pass = true;
         self.cursor = Cursor::START;
@@ -276,8 +370,25 @@ impl Lane {
         health.tell(&mut self.breaker, now);
     }
 
+    /// Whether the next wave of effects may be chosen before this one is committed: what a guard
+    /// or a rate lets through, or an event under suspicion, is known only when its turn comes.
+    pub(super) fn may_look_ahead(&self) -> bool {
+        self.guard.is_none() && self.rate.is_none() && self.suspects.is_empty()
+    }
+
     /// Whether anything of it is claimed or under way.
     pub(super) fn is_busy(&self) -> bool {
         !self.queue.is_empty() || !self.in_flight.is_empty()
+    }
+}
+
+/// A wave as the run's row names it.
+pub(super) fn wave_of(type_name: &str, ids: &[EventId]) -> Wave {
+    let bound = |id: Option<&EventId>| id.copied().unwrap_or(EventId(0));
+    Wave {
+        type_name: type_name.to_owned(),
+        first: bound(ids.iter().min()),
+        last: bound(ids.iter().max()),
+        events: ids.len(),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::judge::lost_with_run;
-use super::{Part, Runner, Trouble, unsure};
+use super::{Part, Runner, Trouble, Unsure};
 use crate::clock::UnixSeconds;
 use crate::config::{HandlerConfig, TypeConfig};
 use crate::event::{Epoch, EventId, Outcome};
@@ -105,16 +105,13 @@ impl Runner<'_> {
         now: UnixSeconds,
     ) -> Result<(), Trouble> {
         let writer = Writer {
-            run_id: Some(self.run_id),
-            now,
-            progress: None,
             gate: Some(self.lease.gate(now)),
-            unsure: false,
             closes,
+            ..Writer::plain(Some(self.run_id), now)
         };
-        self.unsure_endings = unsure(acks, Part::Recovered);
+        self.unsure_endings = Some(Unsure::of_acks(Part::Recovered, acks));
         let surprises = self.store.settle(owner, writer, acks)?;
-        self.unsure_endings.clear();
+        self.unsure_endings = None;
         point("recover.settled");
         for ack in acks {
             if surprises.withdrawn.contains(&ack.id) || surprises.fenced.contains(&ack.id) {

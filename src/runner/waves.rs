@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::idle::is_held;
 use super::judge::{judge, too_late};
-use super::lane::{Lane, Work};
+use super::lane::{Lane, Work, wave_of};
 use super::recovery::Suspects;
-use super::{Part, Runner, Stop, Trouble, unsure};
+use super::{Part, Runner, Stop, Trouble, Unsure};
 use crate::clock::{UnixSeconds, monotonic};
 use crate::config::{HandlerConfig, TypeConfig};
 use crate::db::{DbError, DbErrorKind};
@@ -20,7 +20,6 @@ use crate::handler::http::HttpHandler;
 use crate::handler::{Verdict, command, sql};
 use crate::store::claim::Claim;
 use crate::store::peek::{Candidate, TypeState};
-use crate::store::runs::Wave;
 use crate::store::settle::{Ack, Fate, Owner, Tally, Writer};
 
 /// How long a turn keeps the others waiting: attempts then go on in the background, effects in the
@@ -257,6 +256,7 @@ impl Runner<'_> {
         let lane = &mut self.lanes[at];
         let claim = Claim {
             ids: &ids,
+            has_keys: candidates.iter().any(|one| one.event.key.is_some()),
             cutoff: self.cutoff,
             until,
             run_id: self.run_id,
@@ -329,7 +329,7 @@ impl Runner<'_> {
                     let error = format!("guard: {error}");
                     // A try is spent, but nothing was started: not the end of at most once.
                     let verdict = Verdict::NotStarted { error };
-                    let (fate, _) = judge(&lane.config, &event, verdict, now, jitter());
+                    let (fate, _) = judge(&lane.config, &event, verdict, now, jitter);
                     settled.push(Ack::unstarted(&event, fate));
                     if lane.breaker.lets(now) == Through::Nothing {
                         kept.clear(); // the others are left as they are
@@ -350,18 +350,13 @@ impl Runner<'_> {
         if acks.is_empty() {
             return Ok(());
         }
-        let gate = Some(self.lease.gate(now));
         let writer = Writer {
-            run_id: Some(self.run_id),
-            now,
-            progress: None,
-            gate,
-            unsure: false,
-            closes: None,
+            gate: Some(self.lease.gate(now)),
+            ..Writer::plain(Some(self.run_id), now)
         };
-        self.unsure_endings = unsure(acks, Part::Judged);
+        self.unsure_endings = Some(Unsure::of_acks(Part::Judged, acks));
         let surprises = self.store.settle(Owner::Ready(self.cutoff), writer, acks)?;
-        self.unsure_endings.clear();
+        self.unsure_endings = None;
         for ack in acks {
             // A ready row that vanished was cancelled by somebody: nothing of ours.
             if !surprises.withdrawn.contains(&ack.id) && !surprises.fenced.contains(&ack.id) {
@@ -398,16 +393,6 @@ impl Runner<'_> {
             }
             self.pump(slice_end)?;
         }
-    }
-}
-
-pub(super) fn wave_of(type_name: &str, ids: &[EventId]) -> Wave {
-    let bound = |id: Option<&EventId>| id.copied().unwrap_or(EventId(0));
-    Wave {
-        type_name: type_name.to_owned(),
-        first: bound(ids.iter().min()),
-        last: bound(ids.iter().max()),
-        events: ids.len(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! Claiming: marking rows as running under an epoch, in one transaction that the lease gates.
 
+use super::listing::sort_as;
 use super::runs::Progress;
-use super::{Stopped, Store};
+use super::statement::Statement;
+use super::{EVENT_COLUMNS, Stopped, Store, read_event};
 use crate::clock::UnixSeconds;
-use crate::db::{DbResult, Row, id_list, query_all};
+use crate::db::{DbResult, Dialect, Row, query_all};
 use crate::event::{Epoch, Event, EventId};
 use crate::fault::point;
 
@@ -23,6 +25,8 @@ pub struct Gate<'a> {
 pub struct Claim<'a> {
     /// Candidates, in firing order.
     pub ids: &'a [EventId],
+    /// Whether any of them had a key when it was read.
+    pub has_keys: bool,
     /// Nothing due later is claimed, even if it was moved since it was read.
     pub cutoff: UnixSeconds,
     /// Until when nobody else may presume these rows lost.
@@ -44,6 +48,14 @@ pub struct RateLeft<'a> {
     pub tokens_milli: i64,
 }
 
+/// Which rows a claim's statement takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Without,
+    With,
+    Any,
+}
+
 impl Store {
     /// The gate: renews the lease inside the current transaction.
     ///
@@ -62,30 +74,69 @@ impl Store {
     /// # Errors
     /// [`Stopped::Fenced`]; [`Stopped::Db`].
     pub fn claim(&mut self, gate: Gate<'_>, claim: Claim<'_>) -> Result<Vec<Event>, Stopped> {
-        let update = format!(
-            "UPDATE /*_*/scheduled_events{} SET status = 'running', claim_epoch = {}, \
-             claim_until = {}, held_key = unique_key, unique_key = NULL \
-             WHERE id IN ({}) AND {} = 'ready' AND due_at <= {}",
-            self.dialect().by_primary_key(),
-            gate.epoch,
-            claim.until,
-            id_list(claim.ids.iter().map(|id| id.0)),
-            self.dialect().guarded_status(),
-            claim.cutoff,
-        );
-        let update = self.sql(&update);
-        self.transaction(|store| {
+        let updates: &[Keys] = match self.dialect() {
+            // SQLite would take each row out of the keys' index and put it back.
+            Dialect::Sqlite if claim.has_keys => &[Keys::Without, Keys::With],
+            Dialect::Sqlite => &[Keys::Without],
+            Dialect::Mysql => &[Keys::Any],
+        };
+        let mut claimed = self.transaction(|store| {
             store.pass(gate)?;
-            store.db.execute(&update, &[])?;
+            let mut claimed = Vec::new();
+            for keys in updates {
+                claimed.append(&mut store.claim_rows(gate, claim, *keys)?);
+            }
             if let Some(rate) = claim.rate {
                 store.write_rate(rate, gate.now)?;
             }
             store.write_progress(claim.run_id, claim.progress)?;
             point("claim.commit");
-            Ok(())
+            Ok(claimed)
         })?;
         point("claim.committed");
-        Ok(self.claimed_rows(gate.epoch, claim.ids)?)
+        match self.dialect() {
+            Dialect::Sqlite => sort_as(claim.ids, &mut claimed, |event| event.id),
+            Dialect::Mysql => claimed = self.claimed_rows(gate.epoch, claim.ids)?,
+        }
+        Ok(claimed)
+    }
+
+    /// Marks the rows, and returns them where the dialect can in one statement.
+    fn claim_rows(&mut self, gate: Gate<'_>, claim: Claim<'_>, keys: Keys) -> DbResult<Vec<Event>> {
+        let update = Statement::listed(self.dialect())
+            .text("UPDATE /*_*/scheduled_events")
+            .text(self.dialect().by_primary_key())
+            .text(" SET status = 'running', claim_epoch = ")
+            .int(gate.epoch.0)
+            .text(", claim_until = ")
+            .at(claim.until)
+            .text(match keys {
+                Keys::Without => "",
+                Keys::With | Keys::Any => ", held_key = unique_key, unique_key = NULL",
+            })
+            .text(" WHERE id")
+            .among(claim.ids.iter().copied())
+            .text(" AND ")
+            .text(self.dialect().guarded_status())
+            .text(" = 'ready' AND due_at <= ")
+            .at(claim.cutoff);
+        let update = match keys {
+            Keys::Any => update,
+            Keys::Without => update.text(" AND unique_key IS NULL"),
+            Keys::With => update.text(" AND unique_key IS NOT NULL"),
+        };
+        match self.dialect() {
+            Dialect::Sqlite => {
+                let update = update.text(" RETURNING ").text(EVENT_COLUMNS);
+                let (sql, params) = update.finished(self);
+                query_all(&mut *self.db, &sql, &params, read_event)
+            }
+            Dialect::Mysql => {
+                let (sql, params) = update.finished(self);
+                self.db.execute(&sql, &params)?;
+                Ok(Vec::new())
+            }
+        }
     }
 
     /// Those of `ids` that run under `epoch`, in the order of `ids`.
@@ -104,15 +155,20 @@ impl Store {
         ids: &[EventId],
         until: UnixSeconds,
     ) -> DbResult<()> {
-        let sql = format!(
-            "UPDATE /*_*/scheduled_events{} SET claim_until = {until} \
-             WHERE id IN ({}) AND {} = 'running' AND claim_epoch = {epoch}",
-            self.dialect().by_primary_key(),
-            id_list(ids.iter().map(|id| id.0)),
-            self.dialect().guarded_status(),
-        );
-        let sql = self.sql(&sql);
-        self.db.execute(&sql, &[]).map(drop)
+        let dialect = self.dialect();
+        let (sql, params) = Statement::listed(dialect)
+            .text("UPDATE /*_*/scheduled_events")
+            .text(dialect.by_primary_key())
+            .text(" SET claim_until = ")
+            .at(until)
+            .text(" WHERE id")
+            .among(ids.iter().copied())
+            .text(" AND ")
+            .text(dialect.guarded_status())
+            .text(" = 'running' AND claim_epoch = ")
+            .int(epoch.0)
+            .finished(self);
+        self.db.execute(&sql, &params).map(drop)
     }
 
     /// Every row still running under `epoch`, with its type.

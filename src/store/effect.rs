@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use super::claim::{Gate, RateLeft};
 use super::listing::sort_as;
+use super::peek::Candidate;
 use super::runs::Progress;
 use super::settle::{Ack, Owner, Writer};
+use super::statement::Statement;
 use super::{EVENT_COLUMNS, Stopped, Store, read_event};
 use crate::clock::{UnixSeconds, monotonic};
-use crate::db::{Db, DbError, DbErrorKind, DbResult, id_list, query_all};
+use crate::db::{Db, DbError, DbErrorKind, DbResult, query_all};
 use crate::event::{Event, EventId};
 use crate::fault::point;
 
@@ -24,6 +26,19 @@ pub type Judge<'a> = dyn FnMut(&Event, DbResult<()>) -> Ack + 'a;
 /// long enough to be committed with what it has.
 pub type Enough<'a> = dyn FnMut(bool) -> bool + 'a;
 
+/// What a wave of effects recorded.
+#[derive(Debug)]
+pub struct Recorded {
+    /// One ack an event, in order.
+    pub acks: Vec<Ack>,
+    /// Cancelled instead of put back.
+    pub superseded: Vec<EventId>,
+}
+
+/// Runs last in the transaction, with what it records: takes the trace of the wave away, or writes
+/// that of the next in its place.
+pub type Last<'a> = dyn FnMut(&mut Store, &Recorded) -> DbResult<()> + 'a;
+
 /// What a wave calls for its events.
 pub struct Effects<'a> {
     /// The effect of one event.
@@ -32,6 +47,8 @@ pub struct Effects<'a> {
     pub judge: &'a mut Judge<'a>,
     /// When to commit.
     pub enough: &'a mut Enough<'a>,
+    /// The trace.
+    pub last: &'a mut Last<'a>,
 }
 
 /// Whether events get a savepoint each.
@@ -46,13 +63,8 @@ pub enum Savepoints {
 /// How a wave of effects ended.
 #[derive(Debug)]
 pub enum WaveEnd {
-    /// Committed, with these acks and those of them superseded.
-    Committed {
-        /// What was recorded.
-        acks: Vec<Ack>,
-        /// Cancelled instead of put back.
-        superseded: Vec<EventId>,
-    },
+    /// Committed.
+    Committed(Recorded),
     /// An effect failed with one savepoint for all; nothing happened. Try [`Savepoints::Each`].
     EffectFailed,
     /// A row was cancelled or moved meanwhile; nothing happened. Read the rows again.
@@ -97,18 +109,43 @@ impl Store {
         self.rows_by_id(ids, &guard)
     }
 
+    /// The events of `candidates` with the payloads that were not read with them; without those of
+    /// these that are gone meanwhile.
+    pub fn with_payloads(
+        &mut self,
+        candidates: Vec<Candidate>,
+        cutoff: UnixSeconds,
+    ) -> DbResult<Vec<Event>> {
+        let lacks = |one: &Candidate| one.payload_bytes > 0 && one.event.payload.is_empty();
+        let lacking = candidates.iter().filter(|one| lacks(one));
+        let lacking: Vec<EventId> = lacking.map(|one| one.event.id).collect();
+        let mut whole = self.ready_rows(&lacking, cutoff)?.into_iter().peekable();
+        let event = |candidate: Candidate| {
+            if lacks(&candidate) {
+                whole.next_if(|event| event.id == candidate.event.id)
+            } else {
+                Some(candidate.event)
+            }
+        };
+        Ok(candidates.into_iter().filter_map(event).collect())
+    }
+
     /// Those of `ids` for which `condition` holds, with their payloads, in the order of `ids`.
     pub(super) fn rows_by_id(&mut self, ids: &[EventId], condition: &str) -> DbResult<Vec<Event>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = format!(
-            "SELECT {EVENT_COLUMNS} FROM /*_*/scheduled_events{} WHERE id IN ({}) AND {condition}",
-            self.dialect().by_primary_key(),
-            id_list(ids.iter().map(|id| id.0)),
-        );
-        let sql = self.sql(&sql);
-        let mut events = query_all(&mut *self.db, &sql, &[], read_event)?;
+        let (sql, params) = Statement::listed(self.dialect())
+            .text("SELECT ")
+            .text(EVENT_COLUMNS)
+            .text(" FROM /*_*/scheduled_events")
+            .text(self.dialect().by_primary_key())
+            .text(" WHERE id")
+            .among(ids.iter().copied())
+            .text(" AND ")
+            .text(condition)
+            .finished(self);
+        let mut events = query_all(&mut *self.db, &sql, &params, read_event)?;
         sort_as(ids, &mut events, |event| event.id);
         Ok(events)
     }
@@ -164,12 +201,11 @@ impl Store {
             })?;
             let all: Vec<&Ack> = acks.iter().collect();
             let superseded = store.settle_all(Owner::Ready(due_by), writer, &all)?;
-            if let Some(run_id) = writer.run_id {
-                // With the effects: a run that dies later did not have these in hand.
-                store.clear_wave(run_id)?;
-            }
+            // With the effects: a run that dies later did not have these in hand.
+            let recorded = Recorded { acks, superseded };
+            (effects.last)(store, &recorded)?;
             point("wave.commit");
-            Ok(WaveEnd::Committed { acks, superseded })
+            Ok(WaveEnd::Committed(recorded))
         });
         match tried {
             Err(Stopped::Changed | Stopped::Db(_)) if blocked.is_some() => {

@@ -327,6 +327,9 @@ fn read_ended(row: &dyn Row) -> Ended {
 
 /// Puts rows, which a query by id returns in any order, into the order of `ids`.
 pub(super) fn sort_as<R>(ids: &[EventId], rows: &mut [R], id: impl Fn(&R) -> EventId) {
+    if rows.iter().map(&id).eq(ids.iter().copied()) {
+        return;
+    }
     let places: HashMap<EventId, usize> = ids
         .iter()
         .enumerate()

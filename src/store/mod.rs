@@ -27,6 +27,7 @@ pub mod recover;
 pub mod report;
 pub mod runs;
 pub mod settle;
+mod statement;
 
 /// The columns that [`read_event`] reads, in its order.
 pub const EVENT_COLUMNS: &str = "id, type, due_at, first_due_at, payload, \

@@ -2,6 +2,7 @@
 //! and the next candidates in firing order. Every query here is served by one of the two indexes.
 
 use super::lease::{LEASE_COLUMNS, LeaseRow, read_lease};
+use super::statement::Statement;
 use super::{EVENT_COLUMNS, Store, read_event};
 use crate::clock::UnixSeconds;
 use crate::db::{DbResult, Row, query_all, query_one};
@@ -35,13 +36,54 @@ impl Cursor {
     };
 }
 
-/// An event as the turn sees it before it claims: no payload yet, only its size.
+impl Cursor {
+    /// Behind `event`.
+    pub fn behind(event: &Event) -> Self {
+        let level = PRIORITIES
+            .iter()
+            .position(|&level| level == event.priority)
+            .unwrap_or(0);
+        Self {
+            level,
+            after: Some((event.due_at, event.id)),
+        }
+    }
+}
+
+/// Which payloads are read with candidates: how many fit into memory is for the caller to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payloads {
+    /// None.
+    None,
+    /// Those of at most 8 KiB: 500 of them are as much as a wave may hold (DESIGN §5.9).
+    Small,
+}
+
+/// The largest payload that counts as small, in bytes.
+const SMALL_PAYLOAD: usize = 8 << 10;
+
+/// What is read of one type, in firing order.
+struct Turn<'t> {
+    type_name: &'t str,
+    cutoff: UnixSeconds,
+    columns: String,
+}
+
+/// An event as the turn sees it before it claims, and how large its payload is.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// The event, its payload empty.
+    /// The event; its payload may be left out.
     pub event: Event,
     /// Bytes of payload.
     pub payload_bytes: usize,
+}
+
+/// Reads [`EVENT_COLUMNS`] and, behind them, the payload's length.
+fn read_candidate(row: &dyn Row) -> Candidate {
+    Candidate {
+        event: read_event(row),
+        payload_bytes: usize::try_from(row.int(11)).unwrap_or(0),
+    }
 }
 
 impl Store {
@@ -100,15 +142,24 @@ impl Store {
         cutoff: UnixSeconds,
         cursor: &mut Cursor,
         limit: usize,
+        payloads: Payloads,
     ) -> DbResult<Vec<Candidate>> {
+        let length = self.dialect().byte_length("payload");
+        let payload = match payloads {
+            Payloads::None => "NULL".to_owned(),
+            Payloads::Small => format!("CASE WHEN {length} <= {SMALL_PAYLOAD} THEN payload END"),
+        };
+        let turn = Turn {
+            type_name,
+            cutoff,
+            columns: format!("{}, {length}", EVENT_COLUMNS.replace("payload", &payload)),
+        };
         let mut found = Vec::new();
         while found.len() < limit && cursor.level < PRIORITIES.len() {
             let before = found.len();
-            self.level_candidates(type_name, cutoff, *cursor, limit - before, &mut found)?;
+            self.level(&turn, *cursor, limit - before, &mut found)?;
             match found.last() {
-                Some(last) if found.len() == limit => {
-                    cursor.after = Some((last.event.due_at, last.event.id));
-                }
+                Some(last) if found.len() == limit => *cursor = Cursor::behind(&last.event),
                 _ => {
                     *cursor = Cursor {
                         level: cursor.level + 1,
@@ -122,51 +173,56 @@ impl Store {
 
     /// One level: first the rest of the instant the cursor stands in, then later instants. Two
     /// exact ranges, so that a million events due at the same second cost no more than others.
-    fn level_candidates(
+    fn level(
         &mut self,
-        type_name: &str,
-        cutoff: UnixSeconds,
+        turn: &Turn<'_>,
         cursor: Cursor,
         limit: usize,
         found: &mut Vec<Candidate>,
     ) -> DbResult<()> {
-        let Some((due, id)) = cursor.after else {
-            return self.range(type_name, cursor.level, "due_at >= 0", cutoff, limit, found);
-        };
         let start = found.len();
-        let same = format!("due_at = {due} AND id > {id}");
-        self.range(type_name, cursor.level, &same, cutoff, limit, found)?;
+        let select = |store: &Self| {
+            Statement::fixed(store.dialect())
+                .text("SELECT ")
+                .text(&turn.columns)
+                .text(" FROM /*_*/scheduled_events")
+                .text(store.turn_index())
+                .text(" WHERE status = 'ready' AND type = ")
+                .bound(turn.type_name)
+                .text(" AND priority = ")
+                .int(PRIORITIES[cursor.level].into())
+        };
+        let later = match cursor.after {
+            None => select(self).text(" AND due_at >= 0"),
+            Some((due, id)) => {
+                let same = select(self).text(" AND due_at = ").at(due);
+                let same = same.text(" AND id > ").int(id.0);
+                self.range(same, turn.cutoff, limit, found)?;
+                select(self).text(" AND due_at > ").at(due)
+            }
+        };
         let rest = limit - (found.len() - start);
         if rest == 0 {
             return Ok(());
         }
-        let later = format!("due_at > {due}");
-        self.range(type_name, cursor.level, &later, cutoff, rest, found)
+        self.range(later, turn.cutoff, rest, found)
     }
 
     fn range(
         &mut self,
-        type_name: &str,
-        level: usize,
-        range: &str,
+        select: Statement<'_>,
         cutoff: UnixSeconds,
         limit: usize,
         found: &mut Vec<Candidate>,
     ) -> DbResult<()> {
-        let sql = format!(
-            "SELECT {}, {} FROM /*_*/scheduled_events{} WHERE status = 'ready' AND type = ? \
-             AND priority = {} AND {range} AND due_at <= {cutoff} ORDER BY due_at, id LIMIT {limit}",
-            EVENT_COLUMNS.replace("payload", "NULL"),
-            self.dialect().byte_length("payload"),
-            self.turn_index(),
-            PRIORITIES[level],
-        );
-        let sql = self.sql(&sql);
-        self.db.query(&sql, &[type_name.into()], &mut |row| {
-            found.push(Candidate {
-                event: read_event(row),
-                payload_bytes: usize::try_from(row.int(11)).unwrap_or(0),
-            });
+        let (sql, params) = select
+            .text(" AND due_at <= ")
+            .at(cutoff)
+            .text(" ORDER BY due_at, id LIMIT ")
+            .int(i64::try_from(limit).unwrap_or(i64::MAX))
+            .finished(self);
+        self.db.query(&sql, &params, &mut |row| {
+            found.push(read_candidate(row));
             true
         })
     }

@@ -5,12 +5,17 @@ use chrono_tz::Tz;
 
 use super::claim::Gate;
 use super::runs::{LogEntry, Progress};
+use super::statement::Statement;
 use super::{Stopped, Store};
 use crate::clock::UnixSeconds;
-use crate::db::{DbError, DbErrorKind, DbResult, Row, Value, id_list, query_all};
+use crate::db::{DbError, DbErrorKind, DbResult};
 use crate::event::{Epoch, Event, EventId, MAX_ERROR_BYTES, Outcome, keep_tail};
 use crate::fault::point;
 use crate::when::format_time;
+
+mod surprises;
+
+pub use surprises::Surprises;
 
 /// Who may speak for the rows: the guard of every write by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,9 +113,7 @@ impl Ack {
             fate,
         }
     }
-}
 
-impl Ack {
     /// What the log says of it, where it plans another attempt.
     fn log_line(&self) -> Option<(String, String)> {
         let Fate::Again {
@@ -150,17 +153,6 @@ impl Writer<'static> {
             closes: None,
         }
     }
-}
-
-/// What acks met that they did not expect.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surprises {
-    /// Rows that somebody deleted meanwhile.
-    pub withdrawn: Vec<EventId>,
-    /// Rows that somebody else claimed or recorded meanwhile.
-    pub fenced: Vec<EventId>,
-    /// Rows whose key a newer event has taken: cancelled instead of put back.
-    pub superseded: Vec<EventId>,
 }
 
 /// How often acks whose rows changed under them are sorted out, before something else must be
@@ -278,33 +270,45 @@ impl Store {
         if acks.is_empty() {
             return Ok(());
         }
-        let ids = id_list(acks.iter().map(|ack| ack.id.0));
-        let guard = self.guard(owner);
-        let insert = format!(
+        let dialect = self.dialect();
+        let ids = || acks.iter().map(|ack| ack.id);
+        let columns = format!(
             "INSERT INTO /*_*/event_history (event_id, type, due_at, first_due_at, payload, \
              unique_key, origin, slot_at, priority, expires_at, attempts, losses, deferrals, \
              created_at, outcome, finished_at, run_id, lateness_s, duration_ms, error) \
              SELECT id, type, due_at, first_due_at, payload, COALESCE(held_key, unique_key), \
              origin, slot_at, priority, expires_at, attempts{}, losses{}, deferrals{}, created_at, \
-             '{outcome}', {}, {}, {} - COALESCE(first_due_at, due_at), {}, {} \
-             FROM /*_*/scheduled_events{} WHERE id IN ({ids}) AND {guard}",
+             '{outcome}', ",
             plus_one(tally == Tally::Attempt),
             plus_one(tally == Tally::Loss),
             plus_one(tally == Tally::Deferral),
-            writer.now,
-            or_null(writer.run_id),
-            by_id(acks, |ack| or_null(ack.started_at.map(|at| at.0))),
-            by_id(acks, |ack| or_null(ack.started_at.map(|_| ack.duration_ms))),
-            if error.is_some() { "?" } else { "NULL" },
-            self.dialect().by_primary_key(),
         );
-        let insert = self.sql(&insert);
-        let text = error.map(|text| keep_tail(text, MAX_ERROR_BYTES));
-        let params: Vec<Value<'_>> = text.into_iter().map(Value::from).collect();
-        let moved = self.db.execute(&insert, &params)?;
+        let mut insert = Statement::listed(dialect)
+            .text(&columns)
+            .at(writer.now)
+            .text(", ")
+            .opt_int(writer.run_id)
+            .text(", ");
+        insert = by_id(insert, acks, |ack| ack.started_at.map(|at| at.0));
+        insert = insert.text(" - COALESCE(first_due_at, due_at), ");
+        insert = by_id(insert, acks, |ack| ack.started_at.map(|_| ack.duration_ms));
+        insert = insert.text(", ");
+        insert = match error {
+            Some(error) => insert.bound(keep_tail(error, MAX_ERROR_BYTES)),
+            None => insert.text("NULL"),
+        };
+        insert = insert
+            .text(" FROM /*_*/scheduled_events")
+            .text(dialect.by_primary_key())
+            .text(" WHERE id")
+            .among(ids());
+        let moved = self.execute_guarded(insert, owner)?;
         point("ack.history");
-        let delete = format!("{} WHERE id IN ({ids}) AND {guard}", self.delete_events());
-        let deleted = self.db.execute(&delete, &[])?;
+        let delete = Statement::listed(dialect)
+            .text(&self.delete_events())
+            .text(" WHERE id")
+            .among(ids());
+        let deleted = self.execute_guarded(delete, owner)?;
         point("ack.deleted");
         if moved != acks.len() as u64 || deleted != moved {
             return Err(Stopped::Changed);
@@ -341,16 +345,15 @@ impl Store {
     }
 
     fn release_rows(&mut self, owner: Owner, acks: &[&Ack]) -> Result<(), Stopped> {
-        let sql = format!(
-            "UPDATE /*_*/scheduled_events{} SET status = 'ready', \
-             unique_key = COALESCE(held_key, unique_key), held_key = NULL, claim_epoch = NULL, \
-             claim_until = NULL WHERE id IN ({}) AND {}",
-            self.dialect().by_primary_key(),
-            id_list(acks.iter().map(|ack| ack.id.0)),
-            self.guard(owner),
-        );
-        let sql = self.sql(&sql);
-        if self.db.execute(&sql, &[])? != acks.len() as u64 {
+        let update = Statement::listed(self.dialect())
+            .text("UPDATE /*_*/scheduled_events")
+            .text(self.dialect().by_primary_key())
+            .text(
+                " SET status = 'ready', unique_key = COALESCE(held_key, unique_key), \
+                 held_key = NULL, claim_epoch = NULL, claim_until = NULL WHERE id",
+            )
+            .among(acks.iter().map(|ack| ack.id));
+        if self.execute_guarded(update, owner)? != acks.len() as u64 {
             return Err(Stopped::Changed);
         }
         point("release.rows");
@@ -367,24 +370,26 @@ impl Store {
         error: &str,
         tally: Tally,
     ) -> Result<bool, Stopped> {
-        let sql = format!(
-            "UPDATE /*_*/scheduled_events{} SET status = 'ready', \
-             unique_key = COALESCE(held_key, unique_key), held_key = NULL, claim_epoch = NULL, \
-             claim_until = NULL, first_due_at = COALESCE(first_due_at, due_at), due_at = {due_at}, \
-             attempts = attempts{}, losses = losses{}, deferrals = deferrals{}, last_error = ? \
-             WHERE id = {} AND {}",
-            self.dialect().by_primary_key(),
+        let columns = format!(
+            ", attempts = attempts{}, losses = losses{}, deferrals = deferrals{}, last_error = ",
             plus_one(tally == Tally::Attempt),
             plus_one(tally == Tally::Loss),
             plus_one(tally == Tally::Deferral),
-            ack.id,
-            self.guard(owner),
         );
-        let sql = self.sql(&sql);
-        match self
-            .db
-            .execute(&sql, &[keep_tail(error, MAX_ERROR_BYTES).into()])
-        {
+        let update = Statement::fixed(self.dialect())
+            .text("UPDATE /*_*/scheduled_events")
+            .text(self.dialect().by_primary_key())
+            .text(
+                " SET status = 'ready', unique_key = COALESCE(held_key, unique_key), \
+                 held_key = NULL, claim_epoch = NULL, claim_until = NULL, \
+                 first_due_at = COALESCE(first_due_at, due_at), due_at = ",
+            )
+            .at(due_at)
+            .text(&columns)
+            .bound(keep_tail(error, MAX_ERROR_BYTES))
+            .text(" WHERE id = ")
+            .int(ack.id.0);
+        match self.execute_guarded(update, owner) {
             Ok(1) => {}
             Ok(_) => return Err(Stopped::Changed),
             Err(taken) if taken.kind == DbErrorKind::Duplicate => {
@@ -427,161 +432,68 @@ impl Store {
         })
     }
 
-    /// After a count that did not fit: which rows are gone, which changed hands, which remain.
-    fn sort_out(
-        &mut self,
-        owner: Owner,
-        writer: Writer<'_>,
-        left: &mut Vec<&Ack>,
-        surprises: &mut Surprises,
-    ) -> DbResult<()> {
-        let ids = id_list(left.iter().map(|ack| ack.id.0));
-        let rows = format!(
-            "SELECT id, CASE WHEN {} THEN 1 ELSE 0 END FROM /*_*/scheduled_events{} \
-             WHERE id IN ({ids})",
-            self.guard(owner),
-            self.dialect().by_primary_key(),
-        );
-        let rows = self.sql(&rows);
-        let read = |row: &dyn Row| (EventId(row.int(0)), row.int(1) == 1);
-        let found = query_all(&mut *self.db, &rows, &[], read)?;
-        let recorded = self.recorded(&ids)?;
-        // An earlier COMMIT of ours whose answer was lost may have succeeded.
-        let planned = match writer.run_id.filter(|_| writer.unsure) {
-            Some(run_id) => self.planned_by(run_id, &ids)?,
-            None => Vec::new(),
-        };
-        left.retain(|ack| {
-            let row = found.iter().find(|(id, _)| *id == ack.id);
-            if row.is_some_and(|(_, is_ours)| *is_ours) {
-                return true;
-            }
-            let by_us = writer.run_id.is_some() && recorded.contains(&(ack.id, writer.run_id));
-            let is_planned = |(id, decision, detail): &(EventId, String, String)| {
-                *id == ack.id
-                    && ack
-                        .log_line()
-                        .is_some_and(|line| line.0 == *decision && line.1 == *detail)
-            };
-            if by_us || planned.iter().any(is_planned) {
-                return false;
-            }
-            // A claim that somebody presumed lost, and not merely a deleted row.
-            let is_claim = matches!(owner, Owner::Claim(_));
-            let ended_elsewhere = is_claim && recorded.iter().any(|(id, _)| *id == ack.id);
-            if row.is_some() || ended_elsewhere {
-                surprises.fenced.push(ack.id);
-            } else {
-                surprises.withdrawn.push(ack.id);
-            }
-            false
-        });
-        Ok(())
+    /// Runs a write by id under the guard of who may speak for the rows.
+    fn execute_guarded(&mut self, write: Statement<'_>, owner: Owner) -> DbResult<u64> {
+        let guarded = self.guard(write.text(" AND "), owner);
+        let (sql, params) = guarded.finished(self);
+        self.db.execute(&sql, &params)
     }
 
-    /// Which of `ids` are in history, and by which run: what was put back by hand since then is not.
-    fn recorded(&mut self, ids: &str) -> DbResult<Vec<(EventId, Option<i64>)>> {
-        let sql = format!(
-            "SELECT event_id, run_id FROM /*_*/event_history WHERE event_id IN ({ids}) \
-             AND (resolved_as IS NULL OR resolved_as <> 'retried')"
-        );
-        let sql = self.sql(&sql);
-        let read = |row: &dyn Row| (EventId(row.int(0)), row.opt_int(1));
-        query_all(&mut *self.db, &sql, &[], read)
-    }
-
-    /// What this run has already planned for events of `ids`, as its lines in the log have it.
-    fn planned_by(&mut self, run_id: i64, ids: &str) -> DbResult<Vec<(EventId, String, String)>> {
-        let sql = format!(
-            "SELECT event_id, decision, detail FROM /*_*/event_log \
-             WHERE event_id IN ({ids}) AND run_id = {run_id}"
-        );
-        let sql = self.sql(&sql);
-        let read = |row: &dyn Row| (EventId(row.int(0)), row.text(1), row.text(2));
-        query_all(&mut *self.db, &sql, &[], read)
-    }
-
-    /// The rows are gone, so their history tells only what the run remembers of them.
-    fn record_withdrawn(
-        &mut self,
-        writer: Writer<'_>,
-        acks: &[Ack],
-        withdrawn: &[EventId],
-    ) -> DbResult<()> {
-        const WHY: &str = "the row was deleted while it ran";
-        for ack in acks.iter().filter(|ack| withdrawn.contains(&ack.id)) {
-            let Some(started) = ack.started_at else {
-                continue;
-            };
-            let sql = "INSERT INTO /*_*/event_history (event_id, type, due_at, priority, attempts, \
-                       losses, deferrals, outcome, finished_at, run_id, duration_ms, error) \
-                       VALUES (?, ?, ?, 0, 0, 0, 0, 'withdrawn', ?, ?, ?, ?)";
-            let sql = self.sql(sql);
-            let params = [
-                ack.id.0.into(),
-                ack.type_name.as_str().into(),
-                started.into(),
-                writer.now.into(),
-                writer.run_id.into(),
-                ack.duration_ms.into(),
-                WHY.into(),
-            ];
-            self.db.execute(&sql, &params)?;
-            self.log_fate(writer, ack, "withdrawn", WHY)?;
-        }
-        Ok(())
-    }
-
-    /// How the events of `ids` ended that this run has already written to history: outcome and
-    /// error of each.
-    pub fn recorded_endings(
-        &mut self,
-        run_id: i64,
-        ids: &[EventId],
-    ) -> DbResult<Vec<(EventId, Outcome, Option<String>)>> {
-        let sql = format!(
-            "SELECT event_id, outcome, error FROM /*_*/event_history \
-             WHERE event_id IN ({}) AND run_id = {run_id}",
-            id_list(ids.iter().map(|id| id.0)),
-        );
-        let sql = self.sql(&sql);
-        let read = |row: &dyn Row| (EventId(row.int(0)), row.text(1), row.opt_text(2));
-        let rows = query_all(&mut *self.db, &sql, &[], read)?;
-        let known = |(id, word, error): (EventId, String, Option<String>)| {
-            Some((id, word.parse().ok()?, error))
-        };
-        Ok(rows.into_iter().filter_map(known).collect())
-    }
-
-    fn guard(&self, owner: Owner) -> String {
-        let status = self.dialect().guarded_status();
+    /// Adds the condition that `owner` may speak for the row.
+    fn guard<'v>(&self, statement: Statement<'v>, owner: Owner) -> Statement<'v> {
+        let guarded = statement.text(self.dialect().guarded_status());
         match owner {
-            Owner::Claim(epoch) => format!("{status} = 'running' AND claim_epoch = {epoch}"),
-            Owner::Orphan => format!("{status} = 'running' AND claim_epoch IS NULL"),
-            Owner::Nobody => format!("{status} = 'ready'"),
-            Owner::Ready(due_by) => format!("{status} = 'ready' AND due_at <= {due_by}"),
+            Owner::Claim(epoch) => guarded.text(" = 'running' AND claim_epoch = ").int(epoch.0),
+            Owner::Orphan => guarded.text(" = 'running' AND claim_epoch IS NULL"),
+            Owner::Nobody => guarded.text(" = 'ready'"),
+            Owner::Ready(due_by) => guarded.text(" = 'ready' AND due_at <= ").at(due_by),
         }
     }
 }
 
 /// A value that may differ between the rows of one statement: a plain number where it does not,
-/// else a CASE over the id.
-fn by_id(acks: &[&Ack], value: impl Fn(&Ack) -> String) -> String {
+/// else a choice by id that halves the ids with each step.
+fn by_id<'v>(
+    statement: Statement<'v>,
+    acks: &[&Ack],
+    value: impl Fn(&Ack) -> Option<i64>,
+) -> Statement<'v> {
     let first = value(acks[0]);
     if acks.iter().all(|ack| value(ack) == first) {
-        return first;
+        return statement.opt_int(first);
     }
-    let cases: Vec<String> = acks
-        .iter()
-        .map(|ack| format!("WHEN {} THEN {}", ack.id, value(ack)))
-        .collect();
-    format!("CASE id {} END", cases.join(" "))
+    let mut values: Vec<(EventId, Option<i64>)> =
+        acks.iter().map(|ack| (ack.id, value(ack))).collect();
+    values.sort_unstable_by_key(|(id, _)| *id);
+    // Neighbours with one value become one range, named by its last id.
+    let mut ranges: Vec<(EventId, Option<i64>)> = Vec::new();
+    for (id, value) in values {
+        match ranges.last_mut() {
+            Some(last) if last.1 == value => last.0 = id,
+            _ => ranges.push((id, value)),
+        }
+    }
+    let mut choice = String::new();
+    write_choice(&mut choice, &ranges);
+    statement.text(&choice)
+}
+
+fn write_choice(text: &mut String, ranges: &[(EventId, Option<i64>)]) {
+    use std::fmt::Write;
+    let (left, right) = ranges.split_at(ranges.len() / 2);
+    match (left.last(), right) {
+        (Some((last, _)), _) => {
+            write!(text, "CASE WHEN id <= {last} THEN ").expect("a String takes all");
+            write_choice(text, left);
+            text.push_str(" ELSE ");
+            write_choice(text, right);
+            text.push_str(" END");
+        }
+        (None, [(_, Some(value))]) => text.push_str(&value.to_string()),
+        (None, _) => text.push_str("NULL"),
+    }
 }
 
 fn plus_one(yes: bool) -> &'static str {
     if yes { " + 1" } else { "" }
-}
-
-fn or_null(number: Option<i64>) -> String {
-    number.map_or_else(|| "NULL".to_owned(), |number| number.to_string())
 }

@@ -226,7 +226,7 @@ fn leave_a_dead_run(site: &Site) {
     );
 }
 
-fn run_recorded(site: &Site, recording: &Recording) -> Report {
+pub(crate) fn run_recorded(site: &Site, recording: &Recording) -> Report {
     let config = loaded(site);
     let connect = |database: &config::Database, access: Access, clock: Clock| {
         Ok(recording.of(punctual::db::connect(database, access, clock)?))
@@ -309,7 +309,11 @@ fn explained_by_mariadb(site: &Site, sql: &str) -> Option<String> {
 
 fn is_fine_to_scan(step: &str) -> bool {
     let table = step.split_whitespace().nth(1).unwrap_or("");
-    TINY.contains(&table) || table == "l" || table == "CONSTANT" || table.starts_with('(')
+    // `json_each` is the bound list of ids.
+    TINY.contains(&table)
+        || ["l", "json_each"].contains(&table)
+        || table == "CONSTANT"
+        || table.starts_with('(')
 }
 
 /// The statement with its values written in, as EXPLAIN wants it.

@@ -67,7 +67,10 @@ impl Handler for Batch {
             return;
         }
         let started = monotonic();
-        let input = events.iter().flat_map(line).collect();
+        let mut input = Vec::new();
+        for event in &events {
+            write_line(&mut input, event);
+        }
         let ids: BTreeSet<EventId> = events.iter().map(|event| event.id).collect();
         drop(events);
         point("fire.before");
@@ -280,7 +283,7 @@ struct Request<'a> {
     payload_base64: Option<String>,
 }
 
-fn line(event: &Event) -> Vec<u8> {
+fn write_line(input: &mut Vec<u8>, event: &Event) {
     let key = event.key.as_deref();
     let payload = std::str::from_utf8(&event.payload);
     let request = Request {
@@ -295,9 +298,8 @@ fn line(event: &Event) -> Vec<u8> {
         payload: payload.ok(),
         payload_base64: payload.is_err().then(|| STANDARD.encode(&event.payload)),
     };
-    let mut line = serde_json::to_vec(&request).expect("numbers and texts always serialize");
-    line.push(b'\n');
-    line
+    serde_json::to_writer(&mut *input, &request).expect("numbers and texts always serialize");
+    input.push(b'\n');
 }
 
 #[cfg(test)]
@@ -322,7 +324,9 @@ mod tests {
     }
 
     fn text(event: &Event) -> String {
-        String::from_utf8(line(event)).unwrap()
+        let mut input = Vec::new();
+        write_line(&mut input, event);
+        String::from_utf8(input).unwrap()
     }
 
     #[test]
