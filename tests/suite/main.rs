@@ -14,6 +14,7 @@ mod support;
 mod bad_input;
 mod command;
 mod commands;
+mod costs;
 mod crash;
 mod cron;
 mod face;
