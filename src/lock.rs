@@ -104,14 +104,12 @@ impl FileLock {
             let text = content(&file)?;
             let lock_id = lock_id(&text).map_or_else(token::random_hex, str::to_owned);
             let about = file.metadata()?;
-            // Truncated only now that it is ours.
-            file.set_len(0)?;
+            // Only now that it is ours; and not emptied first, which would give its block back.
             file.rewind()?;
             let pid = std::process::id();
-            file.write_all(
-                format!("lock_id={lock_id}\nmachine={machine}\npid={pid}\nstarted={now}\n")
-                    .as_bytes(),
-            )?;
+            let text = format!("lock_id={lock_id}\nmachine={machine}\npid={pid}\nstarted={now}\n");
+            file.write_all(text.as_bytes())?;
+            file.set_len(text.len() as u64)?;
             Ok(LockId {
                 text: identity(&machine, &lock_id, &about),
                 proves_death: local && !machine.is_empty() && !fault::locks_are_open(),
@@ -371,6 +369,18 @@ mod tests {
         assert_eq!(held(&path), first);
         assert_eq!(identity_at(&path).as_deref(), Some(first.as_str()));
         assert_eq!(live_holder(&path), Some(std::process::id()));
+    }
+
+    #[test]
+    fn nothing_of_an_earlier_holder_stays_in_a_lock_file_but_its_id() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.lock");
+        let first = held(&path);
+        let text = fs::read_to_string(&path).unwrap();
+        let longer = text.replace("pid=", "pid=1234567890") + "earlier=1\n";
+        fs::write(&path, longer).unwrap();
+        assert_eq!(held(&path), first);
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 
     /// A crash may leave blocks of anything; a row has 160 bytes for the identity.
