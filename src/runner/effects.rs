@@ -110,8 +110,8 @@ impl Runner<'_> {
         }
         let began = monotonic();
         let (batch, is_next) = self.lanes[at].next_effects(&mut self.store, self.cutoff, limit)?;
-        let announced = wave_of(self.lanes[at].name(), &batch.ids());
-        let is_traced = is_next && self.progress.wave.as_ref() == Some(&announced);
+        let is_traced =
+            is_next && self.progress.wave == Some(wave_of(self.lanes[at].name(), &batch.ids()));
         let looked_at = batch.candidates.len();
         let is_alone = batch
             .candidates
@@ -128,8 +128,8 @@ impl Runner<'_> {
         let count = events.len();
         let mut wave = Dealt::default();
         if count > 0 {
-            let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
             if !is_traced || is_alone {
+                let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
                 self.trace(at, &ids)?;
             }
             wave = self.fire_effects(at, events, batch.is_last, limit)?;
@@ -143,7 +143,7 @@ impl Runner<'_> {
             Rest::None | Rest::GivenUp => {}
             // Cut: the rest is next.
             Rest::Behind(cursor) => {
-                lane.go_back(cursor);
+                lane.go_to(cursor);
                 return Ok(wave.events.max(1));
             }
         }

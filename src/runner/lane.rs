@@ -202,7 +202,7 @@ impl Lane {
         limit: usize,
     ) -> DbResult<Vec<Candidate>> {
         let batch = self.read(store, cutoff, self.cursor, limit, Payloads::None)?;
-        self.pass(&batch);
+        self.go_to(batch.cursor);
         if batch.is_last {
             self.reached_the_end();
         }
@@ -224,7 +224,7 @@ impl Lane {
             Some(ahead) => ahead,
             None => self.read(store, cutoff, self.cursor, limit, Payloads::Small)?,
         };
-        self.pass(&batch);
+        self.go_to(batch.cursor);
         Ok((batch, announced))
     }
 
@@ -294,17 +294,6 @@ impl Lane {
         }
     }
 
-    fn pass(&mut self, batch: &Batch) {
-        self.go_back(batch.cursor);
-    }
-
-    /// Continues behind `event` with the next turn, though more was read.
-    pub(super) fn rewind_behind(&mut self, event: Option<&Event>) {
-        let Some(event) = event else { return };
-        self.cursor = Cursor::behind(event);
-        self.exhausted = false;
-    }
-
     /// Looks once and not again from the start: for a dry run, which removes nothing.
     pub(super) fn single_pass(mut self) -> Self {
         self.second_pass = true;
@@ -316,8 +305,8 @@ impl Lane {
         self.cursor
     }
 
-    /// Begins the next turn at `cursor` again.
-    pub(super) fn go_back(&mut self, cursor: Cursor) {
+    /// Begins the next turn at `cursor`.
+    pub(super) fn go_to(&mut self, cursor: Cursor) {
         self.cursor = cursor;
         self.exhausted = false;
     }

@@ -17,7 +17,7 @@ use crate::fair::Turns;
 use crate::lock;
 use crate::store::Store;
 use crate::store::lease::LeaseRow;
-use crate::store::peek::TypeState;
+use crate::store::peek::{Cursor, TypeState};
 use crate::store::recover::Stranded;
 
 /// An event that a run would start.
@@ -178,8 +178,8 @@ impl PlannedLane {
         }
         if page.peek().is_some() {
             match last_ready {
-                Some(event) => self.lane.rewind_behind(Some(&event)),
-                None => self.lane.go_back(begin),
+                Some(event) => self.lane.go_to(Cursor::behind(&event)),
+                None => self.lane.go_to(begin),
             }
         }
         let ids: Vec<EventId> = order.iter().map(|&(id, _)| id).collect();

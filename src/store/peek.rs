@@ -34,9 +34,7 @@ impl Cursor {
         level: 0,
         after: None,
     };
-}
 
-impl Cursor {
     /// Behind `event`.
     pub fn behind(event: &Event) -> Self {
         let level = PRIORITIES

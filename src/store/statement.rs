@@ -84,12 +84,13 @@ impl<'v> Statement<'v> {
     /// Adds a condition on what was written last: one of `ids`.
     #[must_use]
     pub(super) fn among(mut self, ids: impl IntoIterator<Item = EventId>) -> Self {
-        let ids: Vec<i64> = ids.into_iter().map(|id| id.0).collect();
+        let mut ids: Vec<i64> = ids.into_iter().map(|id| id.0).collect();
         if self.dialect == Dialect::Mysql {
             // A range would lock the gap behind it, too.
             return self.text(" IN (").text(&id_list(ids)).text(")");
         }
         // A backlog often is in the order of its ids, and a range is found faster than its members.
+        ids.sort_unstable();
         if let Some((first, last)) = gapless(&ids) {
             return self.text(" BETWEEN ").int(first).text(" AND ").int(last);
         }
@@ -111,17 +112,11 @@ impl<'v> Statement<'v> {
     }
 }
 
-/// The first and the last of `ids`, if these are all there are between them.
+/// The first and the last of sorted `ids`, if these are all there are between them.
 fn gapless(ids: &[i64]) -> Option<(i64, i64)> {
-    let mut sorted = ids.to_vec();
-    sorted.sort_unstable();
     let follows = |pair: &[i64]| pair[0].checked_add(1) == Some(pair[1]);
-    let is_gapless = sorted.windows(2).all(follows);
-    sorted
-        .first()
-        .copied()
-        .zip(sorted.last().copied())
-        .filter(|_| is_gapless)
+    let bounds = ids.first().copied().zip(ids.last().copied());
+    bounds.filter(|_| ids.windows(2).all(follows))
 }
 
 #[cfg(test)]
