@@ -19,7 +19,7 @@ fn measure(_: &Scale) -> Vec<Row> {
     let release = Path::new(PUNCTUAL);
     let target = release.ancestors().nth(2).expect("target/release/punctual");
     let triple = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    let fixed = target.join(triple).join("release/punctual");
+    let fixed = target.join(triple).join("static/punctual");
     let row = |key, what: &str, path: &Path| {
         let bytes = fs::metadata(path).ok()?.len();
         let size = Spread::of(vec![bytes as f64 / f64::from(1 << 20)]);

@@ -104,7 +104,11 @@ impl Place {
     /// `{"user":n}`, filled up with blanks to `bytes`.
     pub(crate) fn events(&self, type_name: &str, count: u64, first: i64, bytes: usize) {
         let payload = match self.kind {
-            Kind::Mariadb => format!("RPAD(CONCAT('{{\"user\":', seq, '}}'), {bytes}, ' ')"),
+            Kind::Mariadb => {
+                // RPAD cuts what is longer.
+                let text = "CONCAT('{\"user\":', seq, '}')";
+                format!("RPAD({text}, GREATEST({bytes}, LENGTH({text})), ' ')")
+            }
             _ => format!("printf('%-{bytes}s', '{{\"user\":' || seq || '}}')"),
         };
         self.insert(
