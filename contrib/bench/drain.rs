@@ -2,7 +2,7 @@
 
 use crate::support::limit::{self, Fire};
 use crate::support::measure::{Spread, interleaved, program, seconds};
-use crate::support::place::{ALL, Kind, PAST, Place};
+use crate::support::place::{ALL, Kind, Place, SQL};
 use crate::support::row::{Reach, Row, Unit};
 use crate::{Scale, Subject};
 
@@ -25,26 +25,19 @@ pub(crate) const SUBJECT: Subject = Subject {
 fn measure(scale: &Scale) -> Vec<Row> {
     let count = scale.of(50_000, 2_000);
     let types = format!(
-        "[type.sql]\nhandler = \"sql\"\n\
-         sql = \"INSERT INTO effects (event_id, fired_at) VALUES (:id, :now)\"\n\
-         [type.batch]\nhandler = \"command\"\nmode = \"batch\"\ncommand = [\"{}\"]\n",
+        "{SQL}[type.batch]\nhandler = \"command\"\nmode = \"batch\"\ncommand = [\"{}\"]\n",
         program("answer"),
     );
     let mut found = Vec::new();
     for kind in ALL {
         let place = Place::new(kind, &types);
-        let fresh = |type_name| {
-            place.forget();
-            place.events(type_name, count, PAST, 0);
-            place.at_rest();
-        };
         let rate = |seconds: f64| count as f64 / seconds;
         let drained = |type_name| {
-            fresh(type_name);
+            place.backlog(type_name, count);
             rate(place.drain(count))
         };
         let limited = |type_name, fire| {
-            fresh(type_name);
+            place.backlog(type_name, count);
             let took = seconds(|| limit::drain(&place, type_name, fire));
             place.must_have_done(0, count);
             rate(took)

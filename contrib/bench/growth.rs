@@ -1,7 +1,7 @@
 //! What a due event costs among few and among many others.
 
 use crate::support::measure::interleaved;
-use crate::support::place::{ALL, FUTURE, PAST, Place};
+use crate::support::place::{ALL, FUTURE, PAST, Place, SQL};
 use crate::support::row::{Reach, Row, Unit};
 use crate::{Scale, Subject, variable};
 
@@ -13,8 +13,6 @@ pub(crate) const SUBJECT: Subject = Subject {
     measure,
 };
 
-const TYPES: &str = "[type.sql]\nhandler = \"sql\"\n\
-                     sql = \"INSERT INTO effects (event_id, fired_at) VALUES (:id, :now)\"\n";
 const FEW: u64 = 10_000;
 
 fn measure(scale: &Scale) -> Vec<Row> {
@@ -24,7 +22,7 @@ fn measure(scale: &Scale) -> Vec<Row> {
     let mut found = Vec::new();
     for kind in ALL {
         let place = |future, finished| {
-            let place = Place::new(kind, TYPES);
+            let place = Place::new(kind, SQL);
             place.filled(|place| {
                 place.events("sql", future, FUTURE, 0);
                 place.history(finished);

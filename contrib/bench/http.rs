@@ -1,7 +1,7 @@
 //! One request an event.
 
 use crate::support::measure::interleaved;
-use crate::support::place::{Kind, PAST, Place};
+use crate::support::place::{Kind, Place};
 use crate::support::row::{Reach, Row, Unit};
 use crate::support::site::Site;
 use crate::support::web::Web;
@@ -33,9 +33,7 @@ fn measure(scale: &Scale) -> Vec<Row> {
             scale.rounds,
             &mut [
                 &mut || {
-                    place.forget();
-                    place.events("hook", count, PAST, 0);
-                    place.at_rest();
+                    place.backlog("hook", count);
                     let (connections, requests) = web.counts();
                     let took = place.drain(count);
                     let (connections_after, requests_after) = web.counts();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable as _;
 
 use crate::support::measure::{Spread, punctual, seconds_of};
-use crate::support::place::{FUTURE, Kind, PAST, Place};
+use crate::support::place::{FUTURE, Kind, PAST, Place, SQL};
 use crate::support::row::{Reach, Row, Unit};
 use crate::support::site::Site;
 use crate::{Scale, Subject};
@@ -23,14 +23,12 @@ pub(crate) const SUBJECT: Subject = Subject {
     measure,
 };
 
-const TYPES: &str = "[type.sql]\nhandler = \"sql\"\n\
-                     sql = \"INSERT INTO effects (event_id, fired_at) VALUES (:id, :now)\"\n";
 const INSERT: &str = "INSERT INTO scheduled_events (type, due_at, payload) VALUES ('later', ?, ?)";
 
 fn measure(scale: &Scale) -> Vec<Row> {
     let count = scale.of(50_000, 5_000);
-    let place = Place::new(Kind::Mariadb, TYPES);
-    let other = place.neighbour(TYPES);
+    let place = Place::new(Kind::Mariadb, SQL);
+    let other = place.neighbour(SQL);
     let status = |name| place.server().status_var(name) as f64;
     let (mut beside, mut apart) = (Vec::new(), Vec::new());
     let mut waits = 0.0;

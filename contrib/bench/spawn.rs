@@ -4,7 +4,7 @@ use std::process::Command;
 use std::thread;
 
 use crate::support::measure::{interleaved, seconds};
-use crate::support::place::{Kind, PAST, Place};
+use crate::support::place::{Kind, Place};
 use crate::support::row::{Reach, Row, Unit};
 use crate::{Scale, Subject};
 
@@ -34,9 +34,7 @@ fn measure(scale: &Scale) -> Vec<Row> {
                 scale.rounds,
                 &mut [
                     &mut || {
-                        place.forget();
-                        place.events("each", count, PAST, 0);
-                        place.at_rest();
+                        place.backlog("each", count);
                         rate(place.drain(count))
                     },
                     &mut || rate(seconds(|| spawn(count, at_once))),

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::support::measure::{
     PUNCTUAL, Spread, interleaved, peak_mib, program, punctual, seconds_of,
 };
-use crate::support::place::{ALL, FUTURE, Kind, Place};
+use crate::support::place::{ALL, FUTURE, Kind, Place, SQL};
 use crate::support::row::{Reach, Row, Unit};
 use crate::{Scale, Subject};
 
@@ -21,15 +21,11 @@ pub(crate) const SUBJECT: Subject = Subject {
     measure,
 };
 
-/// Any type will do; nothing of it is due.
-const TYPES: &str = "[type.sql]\nhandler = \"sql\"\n\
-                     sql = \"INSERT INTO effects (event_id, fired_at) VALUES (:id, :now)\"\n";
-
 fn measure(scale: &Scale) -> Vec<Row> {
     let (rows, ticks) = (scale.of(1_000_000, 10_000), scale.of(200, 5));
     let mut found = Vec::new();
     for kind in ALL {
-        let place = Place::new(kind, TYPES);
+        let place = Place::new(kind, SQL); // any type will do; nothing of it is due
         place.filled(|place| {
             place.events("sql", rows, FUTURE, 0);
             place.history(rows);

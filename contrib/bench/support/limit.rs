@@ -12,6 +12,7 @@
 //! process.
 
 use mysql::prelude::Queryable as _;
+use punctual::db::id_list;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::place::{Kind, Place};
@@ -66,7 +67,7 @@ fn drain_sqlite(place: &Place, type_name: &str, fire: Fire) -> rusqlite::Result<
             }
         }
         if !events.is_empty() {
-            let ids = list(events.iter().map(|(id, _)| *id));
+            let ids = id_list(events.iter().map(|(id, _)| *id));
             db.execute_batch(&format!(
                 "{HISTORY} WHERE id IN ({ids}); DELETE FROM scheduled_events WHERE id IN ({ids})"
             ))?;
@@ -92,7 +93,7 @@ fn drain_mariadb(place: &Place, type_name: &str, fire: Fire) -> mysql::Result<()
             }
         }
         if !events.is_empty() {
-            let ids = list(events.iter().map(|(id, _)| *id));
+            let ids = id_list(events.iter().map(|(id, _)| *id));
             // Left to itself, the planner may read all of a small table instead.
             db.query_drop(format!(
                 "{HISTORY} FORCE INDEX (PRIMARY) WHERE id IN ({ids})"
@@ -106,11 +107,6 @@ fn drain_mariadb(place: &Place, type_name: &str, fire: Fire) -> mysql::Result<()
             return Ok(());
         }
     }
-}
-
-fn list(ids: impl Iterator<Item = i64>) -> String {
-    let words: Vec<String> = ids.map(|id| id.to_string()).collect();
-    words.join(",")
 }
 
 /// Inserts `count` events by INSERTs of many rows in one transaction: the insert limit.

@@ -53,6 +53,10 @@ const FAST: [&str; 5] = [
     "--skip-innodb-doublewrite",
 ];
 
+/// A type `sql` that inserts one row an event.
+pub(crate) const SQL: &str = "[type.sql]\nhandler = \"sql\"\n\
+     sql = \"INSERT INTO effects (event_id, fired_at) VALUES (:id, :now)\"\n";
+
 /// An initialised site on one of the databases.
 pub(crate) struct Place {
     pub(crate) kind: Kind,
@@ -116,6 +120,13 @@ impl Place {
             &format!("'{type_name}', {first} + seq DIV 100, {payload}"),
             count,
         );
+    }
+
+    /// Nothing but `count` due events of a type.
+    pub(crate) fn backlog(&self, type_name: &str, count: u64) {
+        self.forget();
+        self.events(type_name, count, PAST, 0);
+        self.at_rest();
     }
 
     /// Inserts `count` finished events.
