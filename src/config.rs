@@ -8,10 +8,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono_tz::Tz;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Exit, Failure};
+use crate::zone::Zone;
 
 mod event_type;
 mod file;
@@ -92,8 +92,9 @@ pub struct Config {
     pub database: Option<Database>,
     /// Put before every table and index name.
     pub table_prefix: String,
-    /// For people, and for local times without a zone.
-    pub timezone: Tz,
+    /// For people, and for local times without a zone; `None`: this host's own, which is not asked
+    /// for before it is needed.
+    pub timezone: Option<Zone>,
     /// The private directory for lock files and for what was said on stderr.
     pub state_dir: PathBuf,
     /// `[run]`.

@@ -17,7 +17,8 @@
 //! | [`handler`] | what firing means: `command`, `http`, `sql`; attempts in, verdicts out |
 //! | [`spawn`], [`watchdog`] | all that starts processes; what kills them when a run is killed |
 //! | [`fair`], [`retry`] | turns, rates and breakers; delays. Pure |
-//! | [`event`], [`when`], [`nearest`] | the tables' words; times as written; misspellings |
+//! | [`event`], [`nearest`] | the tables' words; misspellings |
+//! | [`when`], [`zone`] | times as written; what clocks show where |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`token`] | random digits that nobody can guess |
 //! | [`error`] | what changes the exit code, and nothing else |
@@ -92,3 +93,4 @@ pub mod store;
 pub mod token;
 pub mod watchdog;
 pub mod when;
+pub mod zone;

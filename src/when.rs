@@ -1,17 +1,16 @@
 //! Times, durations and zones as people write them, and back. Reads no clock: `now` comes in; the
-//! one thing asked of the system is the name of its zone ([`local_zone`]).
+//! one thing asked of the system is the name of its zone ([`host_zone`]).
 //!
 //! A time is never rounded towards the past, and never guessed: a local time that a clock change
 //! makes impossible or double is refused with both readings.
 
 use std::time::Duration;
 
-use chrono::{DateTime, FixedOffset, MappedLocalTime, NaiveDate, NaiveDateTime, Offset};
-use chrono::{SecondsFormat, TimeZone, Timelike};
-use chrono_tz::{TZ_VARIANTS, Tz};
+use chrono::{NaiveDate, NaiveDateTime, Timelike};
 
 use crate::clock::UnixSeconds;
 use crate::nearest::nearest;
+use crate::zone::{Instants, Zone};
 
 /// The longest duration taken, so that sums with it cannot overflow: 1000 years.
 const LONGEST: Duration = Duration::from_hours(1000 * 8766);
@@ -45,7 +44,7 @@ pub enum WhenError {
         /// The local time.
         local: String,
         /// Where.
-        zone: Tz,
+        zone: Zone,
         /// The earlier instant.
         first: String,
         /// The later instant.
@@ -59,7 +58,7 @@ pub enum WhenError {
         /// The local time.
         local: String,
         /// Where.
-        zone: Tz,
+        zone: Zone,
         /// The last second before the change.
         before: String,
         /// The first second after it.
@@ -86,7 +85,7 @@ pub enum WhenError {
 /// Reads a time: RFC 3339 with any offset, `YYYY-MM-DD[ HH:MM[:SS]]` in `zone` (a `T` may stand
 /// between), `@` and Unix seconds, MediaWiki's 14 digits (UTC), or the word `now`. Fractions of a
 /// second are rounded up, because an event is never early (DESIGN §2).
-pub fn parse_time(text: &str, zone: Tz, now: UnixSeconds) -> Result<UnixSeconds, WhenError> {
+pub fn parse_time(text: &str, zone: &Zone, now: UnixSeconds) -> Result<UnixSeconds, WhenError> {
     let word = text.trim();
     if word.eq_ignore_ascii_case("now") {
         return Ok(now);
@@ -137,41 +136,36 @@ pub fn parse_duration(text: &str) -> Result<Duration, WhenError> {
 }
 
 /// Reads the name of a zone (`Europe/Amsterdam`, `UTC`).
-pub fn parse_zone(text: &str) -> Result<Tz, WhenError> {
+pub fn parse_zone(text: &str) -> Result<Zone, WhenError> {
     let word = text.trim();
-    word.parse().map_err(|_| WhenError::NoZone {
+    Zone::named(word).ok_or_else(|| WhenError::NoZone {
         text: shown(word),
         hint: zone_hint(word),
     })
 }
 
-/// The zone of this host: `TZ` where it is set (its value comes in), else the system's own
-/// setting; UTC where neither names a known zone.
-pub fn local_zone(tz_variable: Option<&str>) -> Tz {
-    let name = match tz_variable {
-        Some(value) => value.to_owned(),
-        None => iana_time_zone::get_timezone().unwrap_or_default(),
-    };
+/// The zone that a value of the variable `TZ` names; UTC where it names none that is known.
+pub fn zone_of_variable(value: &str) -> Zone {
     // POSIX allows `:NAME`, and libraries a path into the zone files.
-    let name = name.trim_start_matches(':');
+    let name = value.trim_start_matches(':');
     let name = name.rsplit_once("zoneinfo/").map_or(name, |(_, zone)| zone);
-    name.parse().unwrap_or(Tz::UTC)
+    Zone::named(name).unwrap_or_else(Zone::utc)
+}
+
+/// The zone this host is set to; UTC where it is set to none that is known.
+pub fn host_zone() -> Zone {
+    zone_of_variable(&iana_time_zone::get_timezone().unwrap_or_default())
 }
 
 /// A time for people, with its zone: `2026-11-22 09:15:00 CET`. What no calendar holds is shown
 /// as `@seconds`.
-pub fn format_time(at: UnixSeconds, zone: Tz) -> String {
+pub fn format_time(at: UnixSeconds, zone: &Zone) -> String {
     // Years 0 to 9999: rows that slipped past a CHECK hold anything.
     if !(-62_167_219_200..253_402_214_400).contains(&at.0) {
         return format!("@{at}");
     }
-    match DateTime::from_timestamp(at.0, 0) {
-        Some(time) => time
-            .with_timezone(&zone)
-            .format("%Y-%m-%d %H:%M:%S %Z")
-            .to_string(),
-        None => format!("@{at}"),
-    }
+    let local = zone.local_at(at).format("%Y-%m-%d %H:%M:%S");
+    format!("{local} {}", zone.abbreviation_at(at))
 }
 
 /// A span of seconds for people, its two largest units: `3m 20s`, `2d 4h`, `0s`.
@@ -365,24 +359,21 @@ impl Cursor<'_> {
     }
 }
 
-fn resolve_local(local: NaiveDateTime, zone: Tz) -> Result<i64, WhenError> {
-    match zone.from_local_datetime(&local) {
-        MappedLocalTime::Single(time) => Ok(time.timestamp()),
-        MappedLocalTime::Ambiguous(first, second) => Err(WhenError::Twice {
+fn resolve_local(local: NaiveDateTime, zone: &Zone) -> Result<i64, WhenError> {
+    match zone.instants_of(local) {
+        Instants::Once(at) => Ok(at.0),
+        Instants::Twice { first, second } => Err(WhenError::Twice {
             local: plainly(local),
-            zone,
-            first: reading(first.timestamp(), zone),
-            second: reading(second.timestamp(), zone),
+            zone: zone.clone(),
+            first: reading(first, zone),
+            second: reading(second, zone),
         }),
-        MappedLocalTime::None => {
-            let after = end_of_gap(local, zone);
-            Err(WhenError::Skipped {
-                local: plainly(local),
-                zone,
-                before: reading(after - 1, zone),
-                after: reading(after, zone),
-            })
-        }
+        Instants::Skipped { resumes } => Err(WhenError::Skipped {
+            local: plainly(local),
+            zone: zone.clone(),
+            before: reading(UnixSeconds(resumes.0 - 1), zone),
+            after: reading(resumes, zone),
+        }),
     }
 }
 
@@ -393,38 +384,18 @@ fn plainly(local: NaiveDateTime) -> String {
         .to_string()
 }
 
-/// The first instant at which clocks in `zone` show more than `local`, which they never show.
-fn end_of_gap(local: NaiveDateTime, zone: Tz) -> i64 {
-    let wanted = local.and_utc().timestamp();
-    // No zone is further than 26 hours from UTC. Clocks show less at `early` and more at `late`,
-    // and at no instant exactly `local`: wherever the search ends, they jump over it.
-    let (mut early, mut late) = (wanted - 26 * 3600, wanted + 26 * 3600);
-    while late - early > 1 {
-        let middle = early + (late - early) / 2;
-        if middle + i64::from(offset_at(middle, zone).local_minus_utc()) > wanted {
-            late = middle;
-        } else {
-            early = middle;
-        }
-    }
-    late
-}
-
-fn offset_at(seconds: i64, zone: Tz) -> FixedOffset {
-    let time = DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-    zone.offset_from_utc_datetime(&time.naive_utc()).fix()
-}
-
 /// An instant as [`parse_time`] reads it back.
-fn reading(seconds: i64, zone: Tz) -> String {
-    let time = DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-    let offset = offset_at(seconds, zone);
+fn reading(at: UnixSeconds, zone: &Zone) -> String {
+    let offset = zone.offset_at(at);
     // RFC 3339 has no seconds in its offsets; Liberia had, until 1972.
-    if offset.local_minus_utc() % 60 != 0 {
-        return time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    if offset % 60 != 0 {
+        let utc = Zone::utc().local_at(at);
+        return format!("{}Z", utc.format("%Y-%m-%dT%H:%M:%S"));
     }
-    time.with_timezone(&offset)
-        .to_rfc3339_opts(SecondsFormat::Secs, false)
+    let local = zone.local_at(at).format("%Y-%m-%dT%H:%M:%S");
+    let sign = if offset < 0 { '-' } else { '+' };
+    let minutes = offset.abs() / 60;
+    format!("{local}{sign}{:02}:{:02}", minutes / 60, minutes % 60)
 }
 
 fn explain(error: &humantime::DurationError) -> String {
@@ -442,13 +413,13 @@ fn explain(error: &humantime::DurationError) -> String {
 }
 
 fn zone_hint(word: &str) -> String {
-    let same_city = TZ_VARIANTS.iter().map(|zone| zone.name()).filter(|name| {
+    let same_city = Zone::names().filter(|name| {
         let city = name.rsplit('/').next().unwrap_or(name);
         city.eq_ignore_ascii_case(word) || name.eq_ignore_ascii_case(word)
     });
     let mut near: Vec<&str> = same_city.take(1).collect();
     if near.is_empty() {
-        near = nearest(word, TZ_VARIANTS.iter().map(|zone| zone.name()), 3);
+        near = nearest(word, Zone::names(), 3);
     }
     if near.is_empty() {
         return "; zones are named like Europe/Amsterdam or UTC".to_owned();

@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use chrono_tz::Tz;
 use tempfile::TempDir;
 
 use super::{Context, Output, init};
@@ -13,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Database, Env, Sources};
 use crate::db::{Access, Cell, query_all};
 use crate::store::Store;
+use crate::zone::Zone;
 
 /// A database, a configuration, and what was printed.
 pub(crate) struct Fixture {
@@ -54,7 +54,7 @@ impl Fixture {
         let context = Context {
             config,
             clock: Clock::system(),
-            zone: Tz::UTC,
+            zone: Zone::utc().into(),
             json: false,
             quiet: true,
             out: Output::to(Printed(printed.clone())),

@@ -94,7 +94,7 @@ fn import(
     };
     let mut reading = Reading {
         now: store.now()?,
-        zone: context.zone,
+        zone: context.zone().clone(),
     };
     loop {
         let found = lines.next(&mut text)?;

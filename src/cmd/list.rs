@@ -145,7 +145,7 @@ fn events(
 
 /// An empty table of live events; the zone of its times is in the header.
 pub(super) fn live_table(context: &Context) -> Table {
-    let due = format!("due ({})", context.zone);
+    let due = format!("due ({})", context.zone());
     table(&[
         "id", "type", &due, "status", "pri", "tries", "key", "payload",
     ])
@@ -228,7 +228,7 @@ fn history(
         Some(word) => Endings::Only(word.parse().map_err(Failure::usage)?),
         None => Endings::Any,
     };
-    let due = format!("due ({})", context.zone);
+    let due = format!("due ({})", context.zone());
     let mut rows = table(&[
         "id",
         "type",

@@ -3,13 +3,13 @@
 //! [`main`] turns the command line into a [`Context`], hands it to the command, and turns what
 //! comes back into an exit code and at most one line on stderr.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use chrono_tz::Tz;
 use clap::Parser;
 
 use crate::cli::{Cli, Command, Global, RunArgs};
@@ -20,7 +20,8 @@ use crate::error::{Exit, Failure, exit_of};
 use crate::handler::sql;
 use crate::store::Store;
 use crate::watchdog;
-use crate::when::{format_time, parse_time, parse_zone};
+use crate::when::{format_time, host_zone, parse_time, parse_zone};
+use crate::zone::Zone;
 
 use output::Output;
 
@@ -50,8 +51,8 @@ pub struct Context {
     pub config: Config,
     /// The host's clock; what is due is decided by [`Store::now`].
     pub clock: Clock,
-    /// The zone of times read and shown.
-    pub zone: Tz,
+    /// What [`Context::zone`] answers, once it is known.
+    zone: OnceCell<Zone>,
     /// `--json`.
     pub json: bool,
     /// `--quiet`: no log lines, no progress bar.
@@ -123,18 +124,23 @@ impl Context {
         check_statements(&config)?;
         let zone = match &cli.global.tz {
             Some(name) => {
-                parse_zone(name).map_err(|error| Failure::usage(format!("--tz: {error}")))
+                Some(parse_zone(name).map_err(|error| Failure::usage(format!("--tz: {error}")))?)
             }
-            None => Ok(config.timezone),
-        }?;
+            None => config.timezone.clone(),
+        };
         Ok(Self {
             config,
             clock: Clock::system(),
-            zone,
+            zone: zone.map_or_else(OnceCell::new, OnceCell::from),
             json: cli.global.json,
             quiet: cli.global.quiet,
             out,
         })
+    }
+
+    /// The zone of times read and shown.
+    pub fn zone(&self) -> &Zone {
+        self.zone.get_or_init(host_zone)
     }
 
     /// Opens the configured database, checked to be ours.
@@ -150,7 +156,7 @@ impl Context {
     /// # Errors
     /// [`Failure`] 2.
     pub fn time(&self, flag: &str, text: &str, now: UnixSeconds) -> anyhow::Result<UnixSeconds> {
-        let time = parse_time(text, self.zone, now);
+        let time = parse_time(text, self.zone(), now);
         time.map_err(|error| Failure::usage(format!("{flag}: {error}")).into())
     }
 
@@ -169,7 +175,7 @@ impl Context {
 
     /// `at` for people, in the zone asked for, which is named.
     pub fn shown(&self, at: UnixSeconds) -> String {
-        format_time(at, self.zone)
+        format_time(at, self.zone())
     }
 
     /// Whether a person watches stderr, so that a progress bar is of use.

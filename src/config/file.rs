@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::url::Url;
-use chrono_tz::Tz;
 
 use super::section::{Document, Entry, Section};
 use super::url::{self, DatabaseUrl};
 use super::{ConfigError, RunConfig, TypeConfig, event_type};
 use crate::when::parse_zone;
+use crate::zone::Zone;
 
 const TOP: [&str; 7] = [
     "database",
@@ -44,7 +44,7 @@ pub(super) struct FileSettings {
     pub(super) database: Option<FileDatabase>,
     pub(super) password_file: Option<PathBuf>,
     pub(super) table_prefix: Option<String>,
-    pub(super) timezone: Option<Tz>,
+    pub(super) timezone: Option<Zone>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) run: RunConfig,
     pub(super) types: BTreeMap<String, TypeConfig>,
@@ -129,7 +129,7 @@ fn prefix(entry: &Entry<'_>) -> Result<String, ConfigError> {
     Ok(text.to_owned())
 }
 
-fn zone(entry: &Entry<'_>) -> Result<Tz, ConfigError> {
+fn zone(entry: &Entry<'_>) -> Result<Zone, ConfigError> {
     parse_zone(entry.text()?).map_err(|error| entry.mistake(&format!("is wrong: {error}")))
 }
 

@@ -11,7 +11,7 @@ use super::permission::{self, Rule};
 use super::section::last_line;
 use super::url::{self, DatabaseUrl, MysqlUrl};
 use super::{Config, ConfigError, Database, Secret};
-use crate::when::{local_zone, parse_zone};
+use crate::when::{parse_zone, zone_of_variable};
 
 /// Environment variables, held apart from the process so that tests need not change it.
 #[derive(Clone, Default)]
@@ -146,14 +146,18 @@ fn load_found(
         }
         None => settings.table_prefix.clone().unwrap_or_default(),
     };
-    let timezone = match (sources.env.text("PUNCTUAL_TIMEZONE")?, settings.timezone) {
-        (Some(name), _) => parse_zone(name)
-            .map_err(|error| from_env("PUNCTUAL_TIMEZONE", &format!("is wrong: {error}")))?,
-        (None, Some(zone)) => zone,
-        (None, None) => local_zone(sources.env.0.get(&OsString::from("TZ")).map(|tz| {
-            // Not UTF-8 is not a zone either.
-            tz.to_str().unwrap_or_default()
-        })),
+    let timezone = match (
+        sources.env.text("PUNCTUAL_TIMEZONE")?,
+        settings.timezone.clone(),
+    ) {
+        (Some(name), _) => Some(
+            parse_zone(name)
+                .map_err(|error| from_env("PUNCTUAL_TIMEZONE", &format!("is wrong: {error}")))?,
+        ),
+        (None, Some(zone)) => Some(zone),
+        // Not UTF-8 is not a zone either; set to nothing is UTC.
+        (None, None) => (sources.env.0.get(&OsString::from("TZ")))
+            .map(|tz| zone_of_variable(tz.to_str().unwrap_or_default())),
     };
     Ok(Config {
         file: found.map(|found| found.path),

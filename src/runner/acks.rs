@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use chrono_tz::Tz;
-
 use super::lane::{Lane, Place};
 use super::{Runner, Stop, Trouble};
 use crate::clock::monotonic;
@@ -13,6 +11,7 @@ use crate::fault::point;
 use crate::store::runs::{Counts, LogEntry, Wave};
 use crate::store::settle::{Ack, Fate, Owner, Tally, Writer};
 use crate::when::format_time;
+use crate::zone::Zone;
 
 impl Runner<'_> {
     /// Writes the acks that wait, in one transaction guarded by each row's own epoch.
@@ -91,7 +90,7 @@ impl Runner<'_> {
             let opened = lane.breaker.take_opened();
             self.store.write_breaker(&name, failures, open_until)?;
             if opened && let Some(until) = open_until {
-                let until = format_time(until, Tz::UTC);
+                let until = format_time(until, &Zone::utc());
                 let detail = format!("{failures} failures in a row; left alone until {until}");
                 self.log(None, &name, "breaker opened", &detail)?;
             }

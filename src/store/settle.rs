@@ -1,8 +1,6 @@
 //! Acks: recording what became of attempts, in groups, each row guarded by who may speak for it
 //! (RULINGS 12). Finished rows move to history in the same transaction.
 
-use chrono_tz::Tz;
-
 use super::claim::Gate;
 use super::runs::{LogEntry, Progress};
 use super::statement::Statement;
@@ -12,6 +10,7 @@ use crate::db::{DbError, DbErrorKind, DbResult};
 use crate::event::{Epoch, Event, EventId, MAX_ERROR_BYTES, Outcome, keep_tail};
 use crate::fault::point;
 use crate::when::format_time;
+use crate::zone::Zone;
 
 mod surprises;
 
@@ -137,7 +136,7 @@ fn again_line(due_at: UnixSeconds, error: &str, tally: Tally) -> (&'static str, 
         Tally::Loss => "recovered",
         Tally::Attempt | Tally::None => "retry",
     };
-    let at = format_time(due_at, Tz::UTC);
+    let at = format_time(due_at, &Zone::utc());
     (decision, format!("next at {at}: {error}"))
 }
 

@@ -117,11 +117,13 @@ fn leaves_use_nothing_of_ours_but_leaves() {
         "nearest.rs",
         "when.rs",
         "when/",
+        "zone.rs",
+        "zone/",
         "fault.rs",
         "token.rs",
     ];
     let names = [
-        "clock", "event", "fault", "nearest", "retry", "token", "when",
+        "clock", "event", "fault", "nearest", "retry", "token", "when", "zone",
     ];
     for source in sources()
         .iter()

@@ -2,7 +2,6 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use chrono_tz::Tz;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
@@ -13,14 +12,15 @@ use crate::cmd::types;
 use crate::event::PRIORITIES;
 use crate::store::desk::NewEvent;
 use crate::when::{parse_duration, parse_time};
+use crate::zone::Zone;
 
 /// How times are read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Reading {
     /// The database's clock.
     pub now: UnixSeconds,
     /// Of times without a zone.
-    pub zone: Tz,
+    pub zone: Zone,
 }
 
 /// An event that was read.
@@ -135,7 +135,7 @@ impl Reading {
     fn instant(&self, name: &str, json: &Json) -> Result<UnixSeconds, String> {
         match (json.as_str(), json.as_i64()) {
             (Some(text), _) => {
-                parse_time(text, self.zone, self.now).map_err(|error| format!("{name}: {error}"))
+                parse_time(text, &self.zone, self.now).map_err(|error| format!("{name}: {error}"))
             }
             (None, Some(seconds)) if (0..=UnixSeconds::MAX.0).contains(&seconds) => {
                 Ok(UnixSeconds(seconds))

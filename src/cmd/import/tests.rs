@@ -189,7 +189,7 @@ fn large_payloads_are_cut_into_small_statements_and_chunks() {
     assert_eq!(try_import(&at, line.repeat(10), 1).unwrap().imported, 10);
     let reading = Reading {
         now: UnixSeconds(0),
-        zone: chrono_tz::Tz::UTC,
+        zone: crate::zone::Zone::utc(),
     };
     let event = reading.event(line.as_bytes(), 1).unwrap().unwrap();
     assert_eq!(statement_sizes(&vec![event; 3]), [1, 1, 1]);

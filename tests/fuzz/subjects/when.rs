@@ -23,14 +23,14 @@ pub(crate) fn check(data: &[u8]) {
     let utc = parse_zone("UTC").expect("a zone");
     let text = String::from_utf8_lossy(rest);
 
-    match parse_time(&text, zone, NOW) {
+    match parse_time(&text, &zone, NOW) {
         Ok(at) => {
             assert!((0..=UnixSeconds::MAX.0).contains(&at.0), "{text:?}: {at}");
-            assert_eq!(parse_time(&format!("@{at}"), zone, NOW), Ok(at));
-            assert_eq!(parse_time(&format!(" {text}\n"), zone, NOW), Ok(at));
-            let shown = format_time(at, utc);
+            assert_eq!(parse_time(&format!("@{at}"), &zone, NOW), Ok(at));
+            assert_eq!(parse_time(&format!(" {text}\n"), &zone, NOW), Ok(at));
+            let shown = format_time(at, &utc);
             let shown = shown.strip_suffix(" UTC").expect("the zone's name");
-            assert_eq!(parse_time(shown, utc, NOW), Ok(at), "{text:?}");
+            assert_eq!(parse_time(shown, &utc, NOW), Ok(at), "{text:?}");
             if let Some(seconds) = rounded_up(text.trim()) {
                 assert_eq!(i128::from(at.0), seconds, "{text:?}");
             }
