@@ -171,14 +171,13 @@ pub fn run(
     let install = store.install()?;
     let host = lock::host_name();
     let mut advisory = store.advisory_lock(&install)?;
-    let read_at = monotonic();
-    let now = store.now()?;
-    let cutoff = options.due_before.map_or(now, |wanted| wanted.min(now));
+    let cutoff = |now| options.due_before.map_or(now, |wanted| wanted.min(now));
     if advisory == AdvisoryLock::Busy {
+        let now = store.now()?;
         let lease = store.lease_row()?.filter(|lease| lease.has_lapsed(now));
         let Some(lease) = lease else {
             store.count_aside(&host, now)?;
-            return Ok(Report::without_work(Stop::Locked, now, cutoff));
+            return Ok(Report::without_work(Stop::Locked, now, cutoff(now)));
         };
         // Of a run that may claim nothing more. Whether or not its session can be ended, the lease
         // decides.
@@ -188,9 +187,12 @@ pub fn run(
         log::warn!("this server keeps no advisory locks; the lease alone keeps runs apart");
     }
     point("lock.advisory");
+    let read_at = monotonic();
     let peek = store
         .peek()?
         .context("event_lease has no row named `run`; run `punctual init`")?;
+    let now = peek.now;
+    let cutoff = cutoff(now);
     point("peek.done");
     let at_rest = nothing_waits(&peek, now);
     if at_rest && peek.next_due.is_none_or(|due| due > cutoff) {

@@ -100,6 +100,10 @@ impl<H: Hooks> Db for Hooked<H> {
         self.ask(Call::Now)?.now()
     }
 
+    fn clock_in_sql(&self) -> Option<String> {
+        self.db.clock_in_sql()
+    }
+
     fn ping(&mut self) -> DbResult<()> {
         self.ask(Call::Ping)?.ping()
     }

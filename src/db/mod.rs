@@ -298,6 +298,10 @@ pub trait Db {
     /// The clock that decides what is due: the server's, or on SQLite the host's (DESIGN §9).
     fn now(&mut self) -> DbResult<UnixSeconds>;
 
+    /// The same clock as an expression, to be read along with something else in one round trip;
+    /// `None` where it is the host's.
+    fn clock_in_sql(&self) -> Option<String>;
+
     /// Keeps an idle connection alive and notices a dead one.
     fn ping(&mut self) -> DbResult<()>;
 

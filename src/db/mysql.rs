@@ -171,9 +171,14 @@ impl Db for Mysql {
     }
 
     fn now(&mut self) -> DbResult<UnixSeconds> {
-        let now = super::query_one(self, "SELECT UNIX_TIMESTAMP()", &[], |row| row.int(0))?;
-        now.map(|now| UnixSeconds(now + fault::clock_shift()))
+        let ask = format!("SELECT {}", clock());
+        let now = super::query_one(self, &ask, &[], |row| row.int(0))?;
+        now.map(UnixSeconds)
             .ok_or_else(|| DbError::new(DbErrorKind::Statement, "the server did not tell its time"))
+    }
+
+    fn clock_in_sql(&self) -> Option<String> {
+        Some(clock())
     }
 
     fn ping(&mut self) -> DbResult<()> {
@@ -190,11 +195,12 @@ impl Db for Mysql {
     }
 
     fn advisory_lock(&mut self, name: &str, seconds: u32) -> DbResult<AdvisoryLock> {
-        let ask = format!("SELECT GET_LOCK(?, {seconds})");
-        match super::query_one(self, &ask, &[name.into()], |row| row.opt_int(0)) {
+        let name = quoted(name)?;
+        let ask = format!("SELECT GET_LOCK({name}, {seconds})");
+        match super::query_one(self, &ask, &[], |row| row.opt_int(0)) {
             Err(error) if error.kind == DbErrorKind::Unsupported => Ok(AdvisoryLock::Unsupported),
             Err(error) => Err(error),
-            Ok(Some(Some(1))) => self.verify_lock(name),
+            Ok(Some(Some(1))) => self.verify_lock(&name),
             Ok(Some(Some(0))) => Ok(AdvisoryLock::Busy),
             Ok(_) => Err(DbError::new(
                 DbErrorKind::Statement,
@@ -204,8 +210,8 @@ impl Db for Mysql {
     }
 
     fn advisory_holder(&mut self, name: &str) -> DbResult<Option<i64>> {
-        let ask = "SELECT IS_USED_LOCK(?)";
-        let holder = super::query_one(self, ask, &[name.into()], |row| row.opt_int(0));
+        let ask = format!("SELECT IS_USED_LOCK({})", quoted(name)?);
+        let holder = super::query_one(self, &ask, &[], |row| row.opt_int(0));
         Ok(holder?.flatten())
     }
 
@@ -233,10 +239,11 @@ impl Mysql {
     /// Behind a proxy that spreads statements over connections, or on a cluster that keeps no such
     /// locks, "got it" means nothing; on a replica nothing may be written, even by a user who can
     /// (RULINGS 8).
-    fn verify_lock(&mut self, name: &str) -> DbResult<AdvisoryLock> {
-        let sql = "SELECT IS_USED_LOCK(?) = CONNECTION_ID(), @@global.read_only";
+    fn verify_lock(&mut self, quoted_name: &str) -> DbResult<AdvisoryLock> {
+        let sql =
+            format!("SELECT IS_USED_LOCK({quoted_name}) = CONNECTION_ID(), @@global.read_only");
         let read = |row: &dyn Row| (row.opt_int(0) == Some(1), row.int(1) != 0);
-        match super::query_one(self, sql, &[name.into()], read)? {
+        match super::query_one(self, &sql, &[], read)? {
             Some((_, true)) => Err(DbError::new(
                 DbErrorKind::ReadOnly,
                 "the server is read-only (a replica?); use the primary",
@@ -244,6 +251,24 @@ impl Mysql {
             Some((true, false)) => Ok(AdvisoryLock::Held),
             _ => Ok(AdvisoryLock::Unsupported),
         }
+    }
+}
+
+/// The name of an advisory lock as a literal: bound, each question would be two round trips.
+fn quoted(name: &str) -> DbResult<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if !name.bytes().all(is_plain) {
+        let message = format!("`{name}` is no name of a lock of ours");
+        return Err(DbError::new(DbErrorKind::Statement, message));
+    }
+    Ok(format!("'{name}'"))
+}
+
+/// The server's clock.
+fn clock() -> String {
+    match fault::clock_shift() {
+        0 => "UNIX_TIMESTAMP()".to_owned(),
+        shift => format!("UNIX_TIMESTAMP() + {shift}"),
     }
 }
 

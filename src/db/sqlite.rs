@@ -138,6 +138,10 @@ impl Db for Sqlite {
         Ok(self.clock.now())
     }
 
+    fn clock_in_sql(&self) -> Option<String> {
+        None
+    }
+
     fn ping(&mut self) -> DbResult<()> {
         Ok(())
     }

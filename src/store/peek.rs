@@ -11,6 +11,8 @@ use crate::event::{Event, EventId, PRIORITIES};
 /// What one statement tells an idle tick.
 #[derive(Debug, Clone)]
 pub struct Peek {
+    /// The clock that decides what is due, as [`Store::now`].
+    pub now: UnixSeconds,
     /// The lease.
     pub lease: LeaseRow,
     /// Whether any row is running.
@@ -85,19 +87,26 @@ fn read_candidate(row: &dyn Row) -> Candidate {
 }
 
 impl Store {
-    /// Lease, running rows and the next due instant, in one statement.
+    /// The time, the lease, running rows and the next due instant, in one statement.
     pub fn peek(&mut self) -> DbResult<Option<Peek>> {
+        let clock = self.db.clock_in_sql();
+        let on_host = match clock {
+            Some(_) => None,
+            None => Some(self.db.now()?),
+        };
         let sql = format!(
             "SELECT {LEASE_COLUMNS}, \
              (SELECT id FROM /*_*/scheduled_events{0} WHERE status = 'running' \
               ORDER BY due_at, id LIMIT 1), \
              (SELECT due_at FROM /*_*/scheduled_events{0} WHERE status = 'ready' \
-              ORDER BY due_at, id LIMIT 1) \
+              ORDER BY due_at, id LIMIT 1), {1} \
              FROM /*_*/event_lease l WHERE l.name = 'run'",
             self.due_index(),
+            clock.as_deref().unwrap_or("NULL"),
         );
         let sql = self.sql(&sql);
         query_one(&mut *self.db, &sql, &[], |row| Peek {
+            now: on_host.unwrap_or(UnixSeconds(row.int(12))),
             lease: read_lease(row),
             running: row.opt_int(10).is_some(),
             next_due: row.opt_int(11).map(UnixSeconds),

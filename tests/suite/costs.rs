@@ -22,6 +22,7 @@ use crate::support::process::{Running, eventually};
 use crate::support::recorder::Recording;
 use crate::support::site::Site;
 use crate::support::web::{Reply, Web};
+use crate::volume::high_water_kib;
 
 /// `events` of a type, drained with this batch size by one run.
 struct Cell {
@@ -70,20 +71,20 @@ const fn cost((statements, commits, groups): (i64, i64, i64)) -> Cost {
 
 /// Statements, commits, groups. The first is an idle tick after the one that leaves its stamp.
 const CELLS: [Cell; 13] = [
-    cell("idle", 500, 0, (2, 0, 0), (9, 0, 0)),
-    cell("sql", 1, 20, (336, 42, 20), (401, 42, 20)),
-    cell("sql", 50, 500, (648, 13, 10), (693, 13, 10)),
-    cell("sql", 500, 1000, (1074, 5, 2), (1103, 5, 2)),
-    cell("batch", 1, 20, (273, 42, 20), (335, 42, 20)),
-    cell("batch", 50, 500, (157, 22, 10), (199, 22, 10)),
-    cell("batch", 500, 1000, (77, 8, 4), (103, 8, 4)),
+    cell("idle", 500, 0, (2, 0, 0), (6, 0, 0)),
+    cell("sql", 1, 20, (336, 42, 20), (398, 42, 20)),
+    cell("sql", 50, 500, (648, 13, 10), (690, 13, 10)),
+    cell("sql", 500, 1000, (1074, 5, 2), (1100, 5, 2)),
+    cell("batch", 1, 20, (273, 42, 20), (332, 42, 20)),
+    cell("batch", 50, 500, (157, 22, 10), (196, 22, 10)),
+    cell("batch", 500, 1000, (77, 8, 4), (100, 8, 4)),
     // While one is claimed others end: into how many groups they fall differs.
-    cell("each", 1, 20, (224, 32, 10), (286, 32, 10)),
-    cell("each", 50, 100, (57, 5, 1), (83, 5, 1)),
-    cell("each", 500, 100, (50, 4, 1), (73, 4, 1)),
-    cell("http", 1, 20, (180, 23, 1), (242, 23, 1)),
-    cell("http", 50, 100, (58, 5, 1), (84, 5, 1)),
-    cell("http", 500, 100, (51, 4, 1), (74, 4, 1)),
+    cell("each", 1, 20, (224, 32, 10), (283, 32, 10)),
+    cell("each", 50, 100, (57, 5, 1), (80, 5, 1)),
+    cell("each", 500, 100, (50, 4, 1), (70, 4, 1)),
+    cell("http", 1, 20, (180, 23, 1), (239, 23, 1)),
+    cell("http", 50, 100, (58, 5, 1), (81, 5, 1)),
+    cell("http", 500, 100, (51, 4, 1), (71, 4, 1)),
 ];
 
 /// A slow machine cuts waves of effects at 50 ms, and groups of acks at 250 ms: there are more of
@@ -299,6 +300,115 @@ impl Counters {
         let row: Option<(String, i64)> = self.db.query_first(question).expect("a counter");
         row.unwrap_or_else(|| panic!("no counter {name}")).1
     }
+}
+
+#[test]
+fn an_idle_tick_changes_no_row_on_mariadb() {
+    let server = Server::private(&["--innodb-stats-persistent=0"]);
+    let site = Site::on(&server);
+    let web = Web::start(|_| Reply::plain("204 No Content", ""));
+    prepare(&site, &web);
+    let mut counters = Counters::of(&server);
+    let mut written = || {
+        let commits = counters.read().commits;
+        let rows = ["update", "delete"].map(|kind| counters.status(&format!("Handler_{kind}")));
+        (commits, rows)
+    };
+    let before = written();
+    for _ in 0..3 {
+        site.punctual(["run"]).ok();
+    }
+    assert_eq!(written(), before);
+    // What was looked at does move when something is written.
+    site.sql("UPDATE event_lease SET last_tick_at = 5");
+    site.punctual(["run"]).ok();
+    assert!(written() > before);
+}
+
+#[test]
+fn an_idle_tick_leaves_the_file_of_sqlite_as_it_was() {
+    let web = Web::start(|_| Reply::plain("204 No Content", ""));
+    for mode in ["DELETE", "WAL"] {
+        let site = Site::sqlite();
+        prepare(&site, &web);
+        site.sql(&format!("PRAGMA journal_mode = {mode}"));
+        let file = site.path("events.db");
+        let state = || {
+            let written = fs::metadata(&file).and_then(|about| about.modified());
+            (
+                written.expect("a database"),
+                fs::read(&file).expect("a database"),
+            )
+        };
+        let before = state();
+        for _ in 0..3 {
+            site.punctual(["run"]).ok();
+        }
+        assert!(state() == before, "{mode}");
+        site.sql("UPDATE event_lease SET last_tick_at = 5");
+        let overdue = state();
+        site.punctual(["run"]).ok();
+        assert!(state() != overdue, "{mode}: no stamp");
+    }
+}
+
+/// KiB that a run may have had in memory at most, its own pages included. A release needs two
+/// thirds of it and less (12 MiB for an idle tick were agreed; contrib/bench holds that): code that
+/// was not optimised is larger, and more of it is read in.
+const IDLE_KIB: u64 = 16 << 10;
+const DRAIN_KIB: u64 = 20 << 10;
+
+on_both_databases! {
+    fn a_tick_and_a_drain_stay_below_their_ceilings_of_memory(site: &Site) {
+        let web = Web::start(|_| Reply::plain("204 No Content", ""));
+        prepare(site, &web);
+        backlog(site, "sql", 4_000_000_000, 20_000);
+        let idle = peak_at(site, "peek.done");
+        println!("an idle tick: {idle} KiB");
+        assert!(idle <= IDLE_KIB, "an idle tick: {idle} KiB");
+        for type_name in ["sql", "batch"] {
+            backlog(site, type_name, 5, 5_000);
+            let drain = peak_at(site, "lock.drop");
+            println!("a drain of {type_name}: {drain} KiB");
+            assert!(drain <= DRAIN_KIB, "{type_name}: {drain} KiB");
+            let left = "SELECT COUNT(*) FROM scheduled_events WHERE due_at < 4000000000";
+            assert_eq!(site.query_i64(left), 0);
+        }
+    }
+}
+
+/// Events of 200 bytes.
+fn backlog(site: &Site, type_name: &str, due_at: i64, events: i64) {
+    let insert = "INSERT INTO scheduled_events (type, due_at, payload)";
+    let payload = "x".repeat(200);
+    site.sql(&match site.mariadb_database() {
+        Some(_) => format!(
+            "{insert} SELECT '{type_name}', {due_at} + seq, '{payload}' FROM seq_1_to_{events}"
+        ),
+        None => format!(
+            "{insert} WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n \
+             LIMIT {events}) SELECT '{type_name}', {due_at} + n, '{payload}' FROM n"
+        ),
+    });
+}
+
+/// The high-water mark, in KiB, of a run that is held at `point` until it has been looked at.
+fn peak_at(site: &Site, point: &str) -> u64 {
+    let mut run = site.command(env!("CARGO_BIN_EXE_punctual"));
+    run.args(["run", "--max-time", "5m"])
+        .env("PUNCTUAL_FAULT_POINT", format!("{point}=hold"))
+        .env("PUNCTUAL_FAULT_HOLD", site.path(""));
+    let run = Running::start(run, b"");
+    let held = site.path(&format!("{point}:1.held"));
+    eventually("the run is held", || held.exists());
+    let peak = high_water_kib(run.pid()).expect("it is held, so it lives");
+    let go = format!("{point}:1.go");
+    site.write(&go, "");
+    site.finish(run).ok();
+    for file in [held, site.path(&go)] {
+        fs::remove_file(file).expect("a file of ours");
+    }
+    peak
 }
 
 /// A rollback journal is flushed twice, its directory and the database once a commit.

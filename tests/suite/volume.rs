@@ -144,7 +144,7 @@ fn peak_of_a_drain(site: &Site, type_name: &str) -> u64 {
 }
 
 /// `None` once the process has ended: a zombie has no memory.
-fn high_water_kib(pid: u32) -> Option<u64> {
+pub(crate) fn high_water_kib(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status
         .lines()
