@@ -74,6 +74,17 @@ impl Event {
         self.first_due_at.unwrap_or(self.due_at)
     }
 
+    /// All of it but what the handler alone needs.
+    #[must_use]
+    pub fn without_payload(&self) -> Self {
+        Self {
+            payload: Vec::new(),
+            type_name: self.type_name.clone(),
+            key: self.key.clone(),
+            ..*self
+        }
+    }
+
     /// Whether this is the first time anybody tries it.
     pub fn is_first_attempt(&self) -> bool {
         self.attempts == 0 && self.losses == 0 && self.deferrals == 0

@@ -15,6 +15,8 @@ pub enum Call<'c> {
     Commit,
     /// The question for the time.
     Now,
+    /// The question whether somebody else has committed.
+    Version,
     /// A sign of life.
     Ping,
     /// The question for the advisory lock.
@@ -102,6 +104,13 @@ impl<H: Hooks> Db for Hooked<H> {
 
     fn clock_in_sql(&self) -> Option<String> {
         self.db.clock_in_sql()
+    }
+
+    fn version(&mut self) -> DbResult<Option<i64>> {
+        match self.db.dialect() {
+            Dialect::Sqlite => self.ask(Call::Version)?.version(),
+            Dialect::Mysql => self.db.version(), // asks nobody
+        }
     }
 
     fn ping(&mut self) -> DbResult<()> {

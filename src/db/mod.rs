@@ -302,6 +302,10 @@ pub trait Db {
     /// `None` where it is the host's.
     fn clock_in_sql(&self) -> Option<String>;
 
+    /// A number that is another one once somebody else has committed anything; `None`: this
+    /// database has none. What was read while it was the same is as it was read.
+    fn version(&mut self) -> DbResult<Option<i64>>;
+
     /// Keeps an idle connection alive and notices a dead one.
     fn ping(&mut self) -> DbResult<()>;
 

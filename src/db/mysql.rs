@@ -181,6 +181,10 @@ impl Db for Mysql {
         Some(clock())
     }
 
+    fn version(&mut self) -> DbResult<Option<i64>> {
+        Ok(None)
+    }
+
     fn ping(&mut self) -> DbResult<()> {
         self.usable()?;
         let result = self.conn.ping();

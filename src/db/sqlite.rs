@@ -142,6 +142,10 @@ impl Db for Sqlite {
         None
     }
 
+    fn version(&mut self) -> DbResult<Option<i64>> {
+        super::query_one(self, "PRAGMA data_version", &[], |row| row.int(0))
+    }
+
     fn ping(&mut self) -> DbResult<()> {
         Ok(())
     }

@@ -43,12 +43,8 @@ impl Runner<'_> {
                 let started = i64::try_from(events.len()).unwrap_or(0);
                 let lane = &mut self.lanes[at];
                 for event in &events {
-                    let kept = Event {
-                        payload: Vec::new(),
-                        ..event.clone()
-                    };
                     lane.position = Some((event.due_at, event.id));
-                    lane.in_flight.insert(event.id, kept);
+                    lane.in_flight.insert(event.id, event.without_payload());
                 }
                 if let Work::Beside(handler) = &mut lane.work {
                     handler.start(events, &mut self.reactor);

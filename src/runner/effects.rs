@@ -132,7 +132,7 @@ impl Runner<'_> {
                 let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
                 self.trace(at, &ids)?;
             }
-            wave = self.fire_effects(at, events, batch.is_last, limit)?;
+            wave = self.fire_effects(at, (events, batch.version), batch.is_last, limit)?;
             if let Some(rate) = self.lanes[at].put_back_rate(count - wave.events.min(count)) {
                 self.store.write_rate(rate, now)?;
             }
@@ -169,7 +169,7 @@ impl Runner<'_> {
     fn fire_effects(
         &mut self,
         at: usize,
-        mut events: Vec<Event>,
+        (mut events, mut version): (Vec<Event>, Option<i64>),
         is_last: bool,
         limit: usize,
     ) -> Result<Dealt, Trouble> {
@@ -181,7 +181,7 @@ impl Runner<'_> {
             if events.is_empty() {
                 return Ok(Dealt { events: 0, rest });
             }
-            match self.try_effects(at, &events, savepoints, next.as_ref())? {
+            match self.try_effects(at, (&events, version), savepoints, next.as_ref())? {
                 (WaveEnd::Committed(recorded), announced) => {
                     point("wave.committed");
                     let dealt_with = recorded.acks.len();
@@ -201,7 +201,7 @@ impl Runner<'_> {
                         let ahead = next.filter(|_| rest_of_it.is_empty());
                         lane.announce(match ahead {
                             Some(ahead) => ahead,
-                            None => lane.rest_of(rest_of_it, is_last),
+                            None => lane.rest_of(rest_of_it, version, is_last),
                         });
                     }
                     self.note_breakers()?;
@@ -223,6 +223,7 @@ impl Runner<'_> {
                         next = None;
                     }
                     let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
+                    version = self.store.version()?;
                     events = self.store.ready_rows(&ids, self.cutoff)?;
                 }
                 (WaveEnd::Blocked(error), _) => return self.leave_blocked(at, &error.message),
@@ -276,7 +277,7 @@ impl Runner<'_> {
     fn try_effects(
         &mut self,
         at: usize,
-        events: &[Event],
+        (events, version): (&[Event], Option<i64>),
         savepoints: Savepoints,
         next: Option<&Batch>,
     ) -> Result<(WaveEnd, Option<Progress>), Trouble> {
@@ -360,7 +361,7 @@ impl Runner<'_> {
         let end = self.store.effect_wave(
             self.lease.gate(now),
             writer,
-            events,
+            (events, version),
             savepoints,
             &mut Effects {
                 run: &mut effect,

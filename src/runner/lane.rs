@@ -2,9 +2,10 @@
 //! way, and how its turns are limited.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use super::judge::Health;
-use crate::clock::UnixSeconds;
+use crate::clock::{UnixSeconds, monotonic};
 use crate::config::TypeConfig;
 use crate::db::DbResult;
 use crate::event::{Event, EventId};
@@ -12,7 +13,7 @@ use crate::fair::{Breaker, Rate, Through};
 use crate::handler::Handler;
 use crate::handler::sql::Statement;
 use crate::store::Store;
-use crate::store::claim::RateLeft;
+use crate::store::claim::{Chosen, RateLeft};
 use crate::store::peek::{Candidate, Cursor, Payloads, TypeState};
 use crate::store::runs::Wave;
 
@@ -23,6 +24,10 @@ const MAX_PAYLOAD: usize = 4 << 20;
 /// all fit: InnoDB reads a whole payload to tell its length, and a read of 500 large ones to use
 /// the first four, once a turn, would make a drain take as many reads as the backlog squared.
 const FEW: usize = 8;
+
+/// What was read ahead no longer ago than this is claimed as it stands; later something more urgent
+/// may have come.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// Where an event stands in its type.
 pub(super) type Place = (UnixSeconds, EventId);
@@ -38,6 +43,9 @@ pub(super) enum Work {
 /// What a turn of a lane may deal with.
 pub(super) struct Batch {
     pub(super) candidates: Vec<Candidate>,
+    /// What [`Store::version`] said before they were read.
+    pub(super) version: Option<i64>,
+    read_at: Instant,
     /// Behind them.
     cursor: Cursor,
     /// The type has no more.
@@ -49,8 +57,28 @@ impl Batch {
     pub(super) fn nothing() -> Self {
         Self {
             candidates: Vec::new(),
+            version: None,
+            read_at: monotonic(),
             cursor: Cursor::START,
             is_last: true,
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        monotonic().duration_since(self.read_at) < FRESH
+    }
+
+    /// Those of its events that are among `ids`, to be claimed.
+    pub(super) fn chosen(self, ids: &[EventId]) -> Chosen {
+        let mut candidates = self.candidates;
+        if ids.len() < candidates.len() {
+            let ids: HashSet<EventId> = ids.iter().copied().collect();
+            candidates.retain(|candidate| ids.contains(&candidate.event.id));
+        }
+        let is_whole = !candidates.iter().any(Candidate::lacks_payload);
+        Chosen {
+            whole_at: self.version.filter(|_| is_whole),
+            events: candidates.into_iter().map(|one| one.event).collect(),
         }
     }
 
@@ -77,8 +105,11 @@ pub(super) struct Lane {
     pub(super) suspects: Vec<(EventId, EventId)>,
     /// What is claimed is one event under suspicion: nothing of the type runs beside it.
     pub(super) alone: bool,
-    /// The next wave of effects, whose trace the last one has written.
+    /// What the next turn begins with: a wave of effects, whose trace the last one has written, or
+    /// candidates that were read while attempts were under way.
     ahead: Option<Batch>,
+    /// The most that the last turn could have claimed.
+    pub(super) last_limit: usize,
     cursor: Cursor,
     at_once: usize,
     second_pass: bool,
@@ -113,6 +144,7 @@ impl Lane {
             suspects: Vec::new(),
             alone: false,
             ahead: None,
+            last_limit: 0,
             cursor: Cursor::START,
             at_once: FEW,
             second_pass: false,
@@ -192,6 +224,42 @@ impl Lane {
         })
     }
 
+    /// What the next turn may claim: as [`Lane::next_candidates`], with small payloads where it can
+    /// be told afterwards whether they are still the same; what [`Lane::read_ahead`] found if that
+    /// was a moment ago.
+    pub(super) fn next_batch(
+        &mut self,
+        store: &mut Store,
+        cutoff: UnixSeconds,
+        limit: usize,
+    ) -> DbResult<Batch> {
+        let fresh = |ahead: &Batch| ahead.candidates.len() <= limit && ahead.is_fresh();
+        let batch = match self.ahead.take().filter(fresh) {
+            Some(ahead) => ahead,
+            None => self.read(store, cutoff, self.cursor, limit, Payloads::to_claim(store))?,
+        };
+        self.go_to(batch.cursor);
+        if batch.is_last {
+            self.reached_the_end();
+        }
+        Ok(batch)
+    }
+
+    /// Reads what the next turn will probably claim, while attempts of this one are under way.
+    pub(super) fn read_ahead(
+        &mut self,
+        store: &mut Store,
+        cutoff: UnixSeconds,
+        limit: usize,
+    ) -> DbResult<()> {
+        if self.exhausted || limit == 0 || self.ahead.is_some() {
+            return Ok(());
+        }
+        let payloads = Payloads::to_claim(store);
+        self.ahead = Some(self.read(store, cutoff, self.cursor, limit, payloads)?);
+        Ok(())
+    }
+
     /// The next candidates of this lane, without payloads: at most `limit`, at most 4 MiB of
     /// payload, and an event under suspicion only by itself. The cursor moves behind the last of
     /// them.
@@ -244,13 +312,15 @@ impl Lane {
     }
 
     /// The events that a wave was cut before, as the next one.
-    pub(super) fn rest_of(&self, events: Vec<Event>, is_last: bool) -> Batch {
+    pub(super) fn rest_of(&self, events: Vec<Event>, version: Option<i64>, is_last: bool) -> Batch {
         let candidate = |event: Event| Candidate {
             payload_bytes: event.payload.len(),
             event,
         };
         Batch {
             candidates: events.into_iter().map(candidate).collect(),
+            version,
+            read_at: monotonic(),
             cursor: self.cursor,
             is_last,
         }
@@ -264,6 +334,8 @@ impl Lane {
         limit: usize,
         payloads: Payloads,
     ) -> DbResult<Batch> {
+        let read_at = monotonic();
+        let version = store.version()?;
         let mut found: Vec<Candidate> = Vec::new();
         // An event that a site moves to another priority or instant meanwhile is met twice.
         let mut met = HashSet::new();
@@ -287,6 +359,8 @@ impl Lane {
             if is_cut || is_last || found.len() == limit {
                 return Ok(Batch {
                     candidates: found,
+                    version,
+                    read_at,
                     cursor,
                     is_last: is_last && !is_cut,
                 });

@@ -241,11 +241,13 @@ impl Runner<'_> {
     /// Claims the next wave of a lane into its queue. Returns how much of the turn that used.
     fn claim_wave(&mut self, at: usize, limit: usize, now: UnixSeconds) -> Result<usize, Trouble> {
         let lane = &mut self.lanes[at];
-        let candidates = lane.next_candidates(&mut self.store, self.cutoff, limit)?;
-        let ids = self.admit(at, &candidates, now)?;
+        let batch = lane.next_batch(&mut self.store, self.cutoff, limit)?;
+        let looked_at = batch.candidates.len();
+        let ids = self.admit(at, &batch.candidates, now)?;
         if ids.is_empty() {
-            return Ok(candidates.len());
+            return Ok(looked_at);
         }
+        let chosen = batch.chosen(&ids);
         let lane = &mut self.lanes[at];
         let wave = wave_of(lane.name(), &ids);
         lane.wave = Some(wave.clone());
@@ -255,8 +257,6 @@ impl Runner<'_> {
         self.refresh_progress();
         let lane = &mut self.lanes[at];
         let claim = Claim {
-            ids: &ids,
-            has_keys: candidates.iter().any(|one| one.event.key.is_some()),
             cutoff: self.cutoff,
             until,
             run_id: self.run_id,
@@ -264,13 +264,14 @@ impl Runner<'_> {
             rate: lane.take_rate(ids.len()),
         };
         point("claim.selected");
-        let events = self.store.claim(self.lease.gate(now), claim)?;
+        let events = self.store.claim(self.lease.gate(now), chosen, claim)?;
         self.lease.passed(self.anchor.0);
         let lane = &mut self.lanes[at];
         log::debug!("claimed {} of type {}", events.len(), lane.name());
         lane.alone = events.first().is_some_and(|event| lane.is_suspect(event));
         lane.queue.extend(events);
-        Ok(candidates.len())
+        lane.last_limit = limit;
+        Ok(looked_at)
     }
 
     /// Leaves out what must not be fired: expired, too late, refused by its guard. Each is recorded
@@ -378,12 +379,9 @@ impl Runner<'_> {
             let lane = &self.lanes[at];
             let now = monotonic();
             let waiting = self.time_at(now);
-            let others = || {
-                let mut lanes = self.lanes.iter().enumerate();
-                lanes.any(|(i, lane)| i != at && lane.may_take_a_turn(waiting))
-            };
+            let alone = !self.others_wait(at, waiting);
             // With nobody else waiting the next wave is claimed while the last of this one run.
-            let done = if lane.queue.is_empty() && (lane.config.at_most_once || !others()) {
+            let done = if lane.queue.is_empty() && (lane.config.at_most_once || alone) {
                 lane.may_take_a_turn(waiting) || lane.in_flight.is_empty()
             } else {
                 !lane.is_busy()
@@ -391,8 +389,28 @@ impl Runner<'_> {
             if done || now >= slice_end {
                 return Ok(());
             }
+            if alone {
+                self.read_ahead(at)?;
+            }
             self.pump(slice_end)?;
         }
+    }
+
+    /// Whether another lane could take a turn.
+    fn others_wait(&self, at: usize, now: UnixSeconds) -> bool {
+        let mut others = self.lanes.iter().enumerate().filter(|(i, _)| *i != at);
+        others.any(|(_, lane)| lane.may_take_a_turn(now))
+    }
+
+    /// Reads what a lane claims next while all that it has claimed is under way.
+    fn read_ahead(&mut self, at: usize) -> Result<(), Trouble> {
+        let left = self.events_left();
+        let lane = &mut self.lanes[at];
+        if lane.queue.is_empty() && lane.rate.is_none() && !lane.config.at_most_once {
+            let limit = lane.last_limit.min(left);
+            lane.read_ahead(&mut self.store, self.cutoff, limit)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,8 @@
 //! Claiming: marking rows as running under an epoch, in one transaction that the lease gates.
 
-use super::listing::sort_as;
 use super::runs::Progress;
 use super::statement::Statement;
-use super::{EVENT_COLUMNS, Stopped, Store, read_event};
+use super::{Stopped, Store};
 use crate::clock::UnixSeconds;
 use crate::db::{DbResult, Dialect, Row, query_all};
 use crate::event::{Epoch, Event, EventId};
@@ -20,13 +19,24 @@ pub struct Gate<'a> {
     pub now: UnixSeconds,
 }
 
+/// Candidates that a claim is made of, in firing order.
+#[derive(Debug, Clone, Default)]
+pub struct Chosen {
+    /// As they were read; payloads may be left out.
+    pub events: Vec<Event>,
+    /// What [`Store::version`] said before they were read, if they were read whole.
+    pub whole_at: Option<i64>,
+}
+
+impl Chosen {
+    fn ids(&self) -> Vec<EventId> {
+        self.events.iter().map(|event| event.id).collect()
+    }
+}
+
 /// A claim to make.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
-    /// Candidates, in firing order.
-    pub ids: &'a [EventId],
-    /// Whether any of them had a key when it was read.
-    pub has_keys: bool,
     /// Nothing due later is claimed, even if it was moved since it was read.
     pub cutoff: UnixSeconds,
     /// Until when nobody else may presume these rows lost.
@@ -56,6 +66,15 @@ enum Keys {
     Any,
 }
 
+/// What a claim's statements took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// All that was chosen, and nothing of it has changed since it was read.
+    AsRead,
+    /// The rows are to be read again.
+    Changed,
+}
+
 impl Store {
     /// The gate: renews the lease inside the current transaction.
     ///
@@ -68,41 +87,61 @@ impl Store {
         Err(Stopped::Fenced)
     }
 
-    /// Claims what is still ready and due among `claim.ids` and returns it in that order, payloads
+    /// Claims what is still ready and due among `chosen` and returns it in that order, payloads
     /// included. The key moves to `held_key`, so that a handler may schedule its own successor.
     ///
     /// # Errors
     /// [`Stopped::Fenced`]; [`Stopped::Db`].
-    pub fn claim(&mut self, gate: Gate<'_>, claim: Claim<'_>) -> Result<Vec<Event>, Stopped> {
+    pub fn claim(
+        &mut self,
+        gate: Gate<'_>,
+        chosen: Chosen,
+        claim: Claim<'_>,
+    ) -> Result<Vec<Event>, Stopped> {
+        let ids = chosen.ids();
         let updates: &[Keys] = match self.dialect() {
             // SQLite would take each row out of the keys' index and put it back.
-            Dialect::Sqlite if claim.has_keys => &[Keys::Without, Keys::With],
+            Dialect::Sqlite if chosen.events.iter().any(|event| event.key.is_some()) => {
+                &[Keys::Without, Keys::With]
+            }
             Dialect::Sqlite => &[Keys::Without],
             Dialect::Mysql => &[Keys::Any],
         };
-        let mut claimed = self.transaction(|store| {
+        let taken = self.transaction(|store| {
             store.pass(gate)?;
-            let mut claimed = Vec::new();
+            // With the write lock held, so that nobody changes anything after this.
+            let unchanged = chosen.whole_at.is_some() && store.version()? == chosen.whole_at;
+            let mut rows = 0;
             for keys in updates {
-                claimed.append(&mut store.claim_rows(gate, claim, *keys)?);
+                rows += store.claim_rows(gate, &ids, claim, *keys)?;
             }
             if let Some(rate) = claim.rate {
                 store.write_rate(rate, gate.now)?;
             }
             store.write_progress(claim.run_id, claim.progress)?;
             point("claim.commit");
-            Ok(claimed)
+            let all = usize::try_from(rows) == Ok(ids.len());
+            Ok(if unchanged && all {
+                Taken::AsRead
+            } else {
+                Taken::Changed
+            })
         })?;
         point("claim.committed");
-        match self.dialect() {
-            Dialect::Sqlite => sort_as(claim.ids, &mut claimed, |event| event.id),
-            Dialect::Mysql => claimed = self.claimed_rows(gate.epoch, claim.ids)?,
-        }
-        Ok(claimed)
+        Ok(match taken {
+            Taken::AsRead => chosen.events,
+            Taken::Changed => self.claimed_rows(gate.epoch, &ids)?,
+        })
     }
 
-    /// Marks the rows, and returns them where the dialect can in one statement.
-    fn claim_rows(&mut self, gate: Gate<'_>, claim: Claim<'_>, keys: Keys) -> DbResult<Vec<Event>> {
+    /// Marks the rows, and says how many that were.
+    fn claim_rows(
+        &mut self,
+        gate: Gate<'_>,
+        ids: &[EventId],
+        claim: Claim<'_>,
+        keys: Keys,
+    ) -> DbResult<u64> {
         let update = Statement::listed(self.dialect())
             .text("UPDATE /*_*/scheduled_events")
             .text(self.dialect().by_primary_key())
@@ -115,7 +154,7 @@ impl Store {
                 Keys::With | Keys::Any => ", held_key = unique_key, unique_key = NULL",
             })
             .text(" WHERE id")
-            .among(claim.ids.iter().copied())
+            .among(ids.iter().copied())
             .text(" AND ")
             .text(self.dialect().guarded_status())
             .text(" = 'ready' AND due_at <= ")
@@ -125,18 +164,8 @@ impl Store {
             Keys::Without => update.text(" AND unique_key IS NULL"),
             Keys::With => update.text(" AND unique_key IS NOT NULL"),
         };
-        match self.dialect() {
-            Dialect::Sqlite => {
-                let update = update.text(" RETURNING ").text(EVENT_COLUMNS);
-                let (sql, params) = update.finished(self);
-                query_all(&mut *self.db, &sql, &params, read_event)
-            }
-            Dialect::Mysql => {
-                let (sql, params) = update.finished(self);
-                self.db.execute(&sql, &params)?;
-                Ok(Vec::new())
-            }
-        }
+        let (sql, params) = update.finished(self);
+        self.db.execute(&sql, &params)
     }
 
     /// Those of `ids` that run under `epoch`, in the order of `ids`.

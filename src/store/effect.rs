@@ -116,12 +116,11 @@ impl Store {
         candidates: Vec<Candidate>,
         cutoff: UnixSeconds,
     ) -> DbResult<Vec<Event>> {
-        let lacks = |one: &Candidate| one.payload_bytes > 0 && one.event.payload.is_empty();
-        let lacking = candidates.iter().filter(|one| lacks(one));
+        let lacking = candidates.iter().filter(|one| one.lacks_payload());
         let lacking: Vec<EventId> = lacking.map(|one| one.event.id).collect();
         let mut whole = self.ready_rows(&lacking, cutoff)?.into_iter().peekable();
         let event = |candidate: Candidate| {
-            if lacks(&candidate) {
+            if candidate.lacks_payload() {
                 whole.next_if(|event| event.id == candidate.event.id)
             } else {
                 Some(candidate.event)
@@ -156,7 +155,7 @@ impl Store {
     }
 
     /// Runs the effects of `events`, until `enough` says so, and records them, all in one
-    /// transaction.
+    /// transaction. `version`: what [`Store::version`] said before they were read.
     ///
     /// # Errors
     /// [`Stopped::Fenced`]; [`Stopped::Db`] where the database itself failed.
@@ -164,7 +163,7 @@ impl Store {
         &mut self,
         gate: Gate<'_>,
         writer: Writer<'_>,
-        events: &[Event],
+        (events, version): (&[Event], Option<i64>),
         savepoints: Savepoints,
         effects: &mut Effects<'_>,
     ) -> Result<WaveEnd, Stopped> {
@@ -177,6 +176,9 @@ impl Store {
         let tried = self.transaction(|store| {
             blocked = None;
             store.pass(gate)?;
+            if !store.are_as_read(events, version, due_by)? {
+                return Err(Stopped::Changed);
+            }
             let acks = match savepoints {
                 Savepoints::Wave => store.effects_at_once(events, effects),
                 Savepoints::Each => store.effects_each(events, effects),
@@ -215,6 +217,22 @@ impl Store {
             Err(Stopped::Changed) => Ok(broken.map_or(WaveEnd::Changed, WaveEnd::Broken)),
             other => other,
         }
+    }
+
+    /// Whether nobody has changed these ready rows since they were read, as far as the database can
+    /// tell: with SQLite's one write lock held it can for sure.
+    fn are_as_read(
+        &mut self,
+        events: &[Event],
+        version: Option<i64>,
+        due_by: UnixSeconds,
+    ) -> DbResult<bool> {
+        let now = self.version()?;
+        if now.is_none() || now == version {
+            return Ok(true);
+        }
+        let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
+        Ok(self.ready_rows(&ids, due_by)? == events)
     }
 
     /// Moves the event's key to `held_key`, so that its effect may schedule its own successor.

@@ -137,6 +137,12 @@ impl Store {
         self.db.now()
     }
 
+    /// A number that is another one once somebody else has committed anything; `None`: this
+    /// database has none.
+    pub fn version(&mut self) -> DbResult<Option<i64>> {
+        self.db.version()
+    }
+
     /// Takes the advisory lock of this install.
     pub fn advisory_lock(&mut self, install: &Install) -> DbResult<AdvisoryLock> {
         if fault::locks_are_open() {

@@ -5,7 +5,7 @@ use super::lease::{LEASE_COLUMNS, LeaseRow, read_lease};
 use super::statement::Statement;
 use super::{EVENT_COLUMNS, Store, read_event};
 use crate::clock::UnixSeconds;
-use crate::db::{DbResult, Row, query_all, query_one};
+use crate::db::{DbResult, Dialect, Row, query_all, query_one};
 use crate::event::{Event, EventId, PRIORITIES};
 
 /// What one statement tells an idle tick.
@@ -59,6 +59,17 @@ pub enum Payloads {
     Small,
 }
 
+impl Payloads {
+    /// Those to read with the candidates of a claim: on SQLite it can be told afterwards whether
+    /// they are still the same ([`Store::version`]); otherwise they are read once they are claimed.
+    pub fn to_claim(store: &Store) -> Self {
+        match store.dialect() {
+            Dialect::Sqlite => Self::Small,
+            Dialect::Mysql => Self::None,
+        }
+    }
+}
+
 /// The largest payload that counts as small, in bytes.
 const SMALL_PAYLOAD: usize = 8 << 10;
 
@@ -76,6 +87,13 @@ pub struct Candidate {
     pub event: Event,
     /// Bytes of payload.
     pub payload_bytes: usize,
+}
+
+impl Candidate {
+    /// Whether it was read without its payload.
+    pub fn lacks_payload(&self) -> bool {
+        self.payload_bytes > 0 && self.event.payload.is_empty()
+    }
 }
 
 /// Reads [`EVENT_COLUMNS`] and, behind them, the payload's length.

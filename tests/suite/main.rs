@@ -12,6 +12,7 @@
 mod support;
 
 mod bad_input;
+mod changes;
 mod command;
 mod commands;
 mod costs;

@@ -20,6 +20,8 @@ use crate::spawn::{ChildId, Exit, Output, Reactor};
 
 /// How many stray lines of a process are logged; a flood would fill the log, or cron's mail.
 const STRAYS_LOGGED: u64 = 5;
+/// What a line holds beside its payload, in bytes, about.
+const LINE_BYTES: usize = 128;
 /// How much of a stray line is shown to a person, in bytes.
 const STRAY_SHOWN: usize = 200;
 
@@ -67,12 +69,8 @@ impl Handler for Batch {
             return;
         }
         let started = monotonic();
-        let mut input = Vec::new();
-        for event in &events {
-            write_line(&mut input, event);
-        }
         let ids: BTreeSet<EventId> = events.iter().map(|event| event.id).collect();
-        drop(events);
+        let input = lines(events);
         point("fire.before");
         let launched = self
             .launcher
@@ -281,6 +279,17 @@ struct Request<'a> {
     /// Instead of `payload`, where that is no UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
+}
+
+/// The lines of `events`. Each payload is let go of once it is written, and the lines grow into room
+/// that was set aside: of megabytes there is little more than one copy at a time.
+fn lines(events: Vec<Event>) -> Vec<u8> {
+    let bytes = events.iter().map(|event| event.payload.len() + LINE_BYTES);
+    let mut input = Vec::with_capacity(bytes.sum());
+    for event in events {
+        write_line(&mut input, &event);
+    }
+    input
 }
 
 fn write_line(input: &mut Vec<u8>, event: &Event) {

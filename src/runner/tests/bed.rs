@@ -134,7 +134,7 @@ impl<F: FnMut(&str) -> Option<DbError>> Hooks for Faulty<F> {
             Call::Statement(sql, _) => sql,
             Call::Begin => "BEGIN",
             Call::Commit => "COMMIT",
-            Call::Now | Call::Ping | Call::AdvisoryLock => return Ok(()),
+            Call::Now | Call::Version | Call::Ping | Call::AdvisoryLock => return Ok(()),
         };
         (self.0)(about).map_or(Ok(()), Err)
     }
