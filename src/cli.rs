@@ -37,6 +37,50 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Reads the words of a command line, the program's name first.
+    ///
+    /// # Errors
+    /// What clap has to say: help, a version, a mistake.
+    pub fn of_words(words: &[OsString]) -> Result<Self, clap::Error> {
+        if let Some(tick) = Self::of_crontab(words.get(1..).unwrap_or_default()) {
+            return Ok(tick);
+        }
+        Self::try_parse_from(words)
+    }
+
+    /// `run` as crontabs have it, with where to look at the most. clap's definitions of all the
+    /// commands are a quarter of what an idle tick has to do, and cron starts 1,440 of them a day.
+    /// Whatever is not exactly this is `None`, for clap to read and to explain.
+    fn of_crontab(words: &[OsString]) -> Option<Self> {
+        let mut global = Global::default();
+        let mut is_run = false;
+        let mut words = words.iter().map(|word| word.to_str());
+        while let Some(word) = words.next() {
+            match word? {
+                "run" if !is_run => is_run = true,
+                option @ ("--config" | "--database") => {
+                    let value = words.next()??;
+                    // It may be an option whose value was forgotten; and nothing is given twice.
+                    let is_plain = !value.is_empty() && !value.starts_with('-');
+                    let taken = match option {
+                        "--config" => global.config.replace(value.into()).is_some(),
+                        _ => global.database.replace(value.to_owned()).is_some(),
+                    };
+                    if taken || !is_plain {
+                        return None;
+                    }
+                }
+                "--quiet" | "-q" if !global.quiet => global.quiet = true,
+                "--json" if !global.json => global.json = true,
+                _ => return None,
+            }
+        }
+        let command = Command::Run(RunArgs::default());
+        is_run.then_some(Self { global, command })
+    }
+}
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 well, also when another run is at work · 1 an event went dead or unknown in this run \
 · 2 usage · 65 bad input data · 69 database unavailable or lost · 70 a bug · 74 I/O · 75 try again \
@@ -187,7 +231,7 @@ payload and the key stay; the counts start anew.")]
 }
 
 /// `init`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "Examples:
   punctual init                                       punctual.toml and events.db, here
   punctual init --database mysql://wiki@localhost/wiki
@@ -487,6 +531,55 @@ mod tests {
     #[test]
     fn the_definitions_hold_together() {
         Cli::command().debug_assert();
+    }
+
+    /// Also what is refused is refused alike: with the same words, in the same place.
+    #[test]
+    fn a_run_is_read_as_any_other_command_is() {
+        let read = |words: &[OsString], by: fn(&[OsString]) -> Result<Cli, clap::Error>| {
+            let read = by(words).map(|cli| format!("{cli:?}"));
+            read.map_err(|error| error.render().to_string())
+        };
+        for line in [
+            "run",
+            "run --config a.toml",
+            "--config a.toml --database sqlite:a.db run --json -q",
+            "--database=sqlite:a.db run",
+            "run --config a --config b",
+            "run --config",
+            "run --config --json",
+            "run --config -",
+            "run --json --json",
+            "run -qq",
+            "run -- --json",
+            "-- run",
+            "-vv run --json",
+            "run -q --tz UTC --config a.toml",
+            "--config run run --max-time 2h --max-events 5 --batch-size 7",
+            "--database sqlite:run list",
+            "run --type a b --type c --due-before now --fail-if-locked --allow-network-fs",
+            "run --dry-run --allow-unsafe-config",
+            "run --type run",
+            "add run --in 5m",
+            "add run",
+            "run run",
+            "run list",
+            "run --nope",
+            "run --batch-size 0",
+            "run -q -v",
+            "run --help",
+            "run -h",
+            "run --version",
+            "-V run",
+            "--help run",
+            "help run",
+            "",
+        ] {
+            let words = ["punctual"].into_iter().chain(line.split_whitespace());
+            let words: Vec<OsString> = words.map(OsString::from).collect();
+            let whole = read(&words, |words| Cli::try_parse_from(words));
+            assert_eq!(read(&words, Cli::of_words), whole, "{line}");
+        }
     }
 
     #[test]

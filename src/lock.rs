@@ -317,7 +317,7 @@ fn machine_id() -> String {
 
 /// The beginning of a lock file, whatever a crash or a person left in it.
 fn content(file: &File) -> io::Result<String> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(256); // read at once, not piece by piece
     file.take(4096).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -10,8 +10,6 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::cli::{Cli, Command, Global, RunArgs};
 use crate::clock::{Clock, UnixSeconds};
 use crate::config::{self, Config, Database, Env, HandlerConfig, Sources};
@@ -71,7 +69,7 @@ pub fn main() -> ExitCode {
         return watchdog::main();
     }
     report_bugs();
-    let cli = match Cli::try_parse_from(&words) {
+    let cli = match Cli::of_words(&words) {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(usage::refuse(&error, &words)),
     };

@@ -39,7 +39,9 @@ pub(super) fn read(path: &Path, rule: Rule) -> Result<Option<Vec<u8>>, ConfigErr
         judge(path, Facts::of(&metadata), rule)?;
         judge_directories(path)?;
     }
-    let mut bytes = Vec::new();
+    // One more, so that the end is found without growing.
+    let length = metadata.len().min(MAX_BYTES);
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| unreadable(path, &error))?;

@@ -69,11 +69,10 @@ impl Sqlite {
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
         self.connection
             .set_prepared_statement_cache_capacity(STATEMENTS);
-        // The first statement that touches the file: finds out whether it is a database at all.
-        self.connection.execute_batch(
-            "PRAGMA foreign_keys = OFF; PRAGMA synchronous = FULL; \
-             SELECT 1 FROM sqlite_schema LIMIT 1",
-        )
+        // The first statements that touch the file, for they read the schema: whether it is a
+        // database at all is found out here.
+        self.connection
+            .execute_batch("PRAGMA foreign_keys = OFF; PRAGMA synchronous = FULL")
     }
 
     fn error(&self, error: &rusqlite::Error) -> DbError {
