@@ -28,6 +28,7 @@ mod ping;
 mod request;
 mod resolve;
 mod retry_after;
+mod wire;
 
 /// How much longer than the timeout a thread is waited for: the request's own deadline should have
 /// ended it.

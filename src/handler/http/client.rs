@@ -12,13 +12,15 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport,
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, NextTimeout,
+    RustlsConnector, Transport,
 };
 use ureq::{Agent, Proxy};
 use url::{Host, Url};
 
 use super::request::USER_AGENT;
 use super::resolve::Names;
+use super::wire::Tcp;
 
 /// How long an unused connection is kept. Servers close idle connections after 2 s (gunicorn) or
 /// 5 s (Apache, Node); a request sent into that moment would be lost, though nobody saw it.
@@ -54,7 +56,11 @@ pub(super) fn agent(
         .tls_config(TlsConfig::builder().root_certs(roots).build())
         .proxy(proxy)
         .build();
-    let connector = DefaultConnector::default().chain(marking);
+    let connector =
+        ().chain(ConnectProxyConnector::default())
+            .chain(Tcp)
+            .chain(RustlsConnector::default())
+            .chain(marking);
     Ok(Agent::with_parts(config, connector, Names::default()))
 }
 
@@ -120,27 +126,31 @@ struct Marking {
     proxied: bool,
 }
 
-impl Connector<Box<dyn Transport>> for Marking {
-    type Out = Box<dyn Transport>;
+impl<In: Transport> Connector<In> for Marking {
+    type Out = Either<In, Marked<In>>;
 
     fn connect(
         &self,
         details: &ConnectionDetails,
-        chained: Option<Box<dyn Transport>>,
+        chained: Option<In>,
     ) -> Result<Option<Self::Out>, ureq::Error> {
-        if details.config.proxy().is_some() != self.proxied {
-            return Ok(chained);
-        }
-        Ok(chained.map(|inner| Box::new(Marked(inner)) as Box<dyn Transport>))
+        let is_outermost = details.config.proxy().is_some() == self.proxied;
+        Ok(chained.map(|inner| {
+            if is_outermost {
+                Either::B(Marked(inner))
+            } else {
+                Either::A(inner)
+            }
+        }))
     }
 }
 
 /// A connection that notes the first write. The calling thread is the one that awaits the answer,
 /// so the note is a thread's own.
 #[derive(Debug)]
-struct Marked(Box<dyn Transport>);
+struct Marked<In>(In);
 
-impl Transport for Marked {
+impl<In: Transport> Transport for Marked<In> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.0.buffers()
     }
