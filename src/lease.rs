@@ -115,7 +115,12 @@ impl Lease {
 
     /// Whether anything may still be started: half the ttl has not passed since the last renewal.
     pub fn is_fresh(&self) -> bool {
-        monotonic().duration_since(self.renewed) < self.ttl / 2
+        monotonic() < self.fresh_until()
+    }
+
+    /// From when on nothing may be started unless it is renewed.
+    pub fn fresh_until(&self) -> Instant {
+        self.renewed + self.ttl / 2
     }
 
     /// When the lease is to be renewed next, also while handlers work.

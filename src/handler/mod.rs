@@ -89,9 +89,36 @@ pub trait Handler {
         false
     }
 
+    /// How many attempts more may be handed over before there is room for them, to begin as soon
+    /// as there is.
+    fn room_ahead(&self) -> usize {
+        0
+    }
+
     /// Starts these attempts (never more than [`Handler::room`]). What cannot be started is
     /// reported by the next [`Handler::collect`] as [`Verdict::NotStarted`]; this never fails.
     fn start(&mut self, events: Vec<Event>, reactor: &mut Reactor);
+
+    /// Begins these (never more than [`Handler::room_ahead`]) in order as there is room for them,
+    /// each before `begin_by` or not at all, and none after one that ended other than
+    /// [`Verdict::Done`]: that is the runner's to look at first. What it must not begin any more is
+    /// had by [`Handler::take_back`].
+    fn start_ahead(&mut self, events: Vec<Event>, begin_by: Instant) {
+        let _ = begin_by;
+        debug_assert!(events.is_empty(), "nothing is taken ahead");
+    }
+
+    /// How many that were handed over ahead have not begun.
+    fn waiting(&self) -> usize {
+        0
+    }
+
+    /// What was handed over ahead and has not begun, in order: what must not begin any more, to
+    /// be asked for after every [`Handler::collect`], or everything.
+    fn take_back(&mut self, everything: bool) -> Vec<Event> {
+        let _ = everything;
+        Vec::new()
+    }
 
     /// Called after every [`Reactor::wait`]: enforces timeouts, moves data, and appends what has
     /// ended to `ended`.

@@ -20,40 +20,104 @@ const ACK_WAIT: Duration = Duration::from_millis(250);
 /// An idle connection is used at least this often while handlers work (RULINGS 9).
 const PING_EVERY: Duration = Duration::from_secs(15);
 
+/// What is handed over ahead begins within this time or is looked at anew.
+const AHEAD_FOR: Duration = Duration::from_secs(1);
+/// How much payload is handed over ahead at once, in bytes.
+const AHEAD_BYTES: usize = 256 << 10;
+
 impl Runner<'_> {
     /// Starts what is claimed and has room, lane by lane.
     pub(super) fn start_queued(&mut self) -> Result<(), Trouble> {
         for at in 0..self.lanes.len() {
             while self.may_start(at)? {
                 let lane = &mut self.lanes[at];
-                let Work::Beside(handler) = &mut lane.work else {
+                let Work::Beside(handler) = &lane.work else {
                     break;
                 };
-                let at_once = if handler.starts_together() {
-                    handler.room()
-                } else {
-                    1
-                };
+                let room = handler.room();
+                if room == 0 {
+                    self.start_ahead(at);
+                    break;
+                }
+                let at_once = if handler.starts_together() { room } else { 1 };
                 let room = at_once.min(lane.queue.len());
                 let events: Vec<Event> = lane.queue.drain(..room).collect();
                 let events = self.still_in_time(at, events);
-                if events.is_empty() {
-                    continue;
-                }
-                let started = i64::try_from(events.len()).unwrap_or(0);
-                let lane = &mut self.lanes[at];
-                for event in &events {
-                    lane.position = Some((event.due_at, event.id));
-                    lane.in_flight.insert(event.id, event.without_payload());
-                }
-                if let Work::Beside(handler) = &mut lane.work {
+                self.note_started(at, &events);
+                if let Work::Beside(handler) = &mut self.lanes[at].work
+                    && !events.is_empty()
+                {
                     handler.start(events, &mut self.reactor);
                 }
-                let name = lane.name().to_owned();
-                self.counts_of(&name).fired += started;
             }
         }
         Ok(())
+    }
+
+    /// Hands over what is to begin without another look, once there is room for it: only what may
+    /// still begin at the last instant at which it could.
+    fn start_ahead(&mut self, at: usize) {
+        let begin_by = (monotonic() + AHEAD_FOR).min(self.lease.fresh_until());
+        let begin_by = self.deadline.map_or(begin_by, |end| end.min(begin_by));
+        let then = self.time_at(begin_by);
+        let lane = &mut self.lanes[at];
+        let Work::Beside(handler) = &lane.work else {
+            return;
+        };
+        if lane.alone || lane.breaker.lets(then) != Through::All {
+            return;
+        }
+        let mut bytes = 0;
+        let mut fitting = lane.queue.iter().take(handler.room_ahead());
+        let count = fitting.position(|event| {
+            bytes += event.payload.len();
+            bytes > AHEAD_BYTES || too_late(&lane.config, event, then).is_some()
+        });
+        let count = count.unwrap_or_else(|| handler.room_ahead().min(lane.queue.len()));
+        let events: Vec<Event> = lane.queue.drain(..count).collect();
+        self.note_started(at, &events);
+        if let Work::Beside(handler) = &mut self.lanes[at].work
+            && !events.is_empty()
+        {
+            handler.start_ahead(events, begin_by);
+        }
+    }
+
+    fn note_started(&mut self, at: usize, events: &[Event]) {
+        let Some(last) = events.last() else { return };
+        let lane = &mut self.lanes[at];
+        lane.position = Some((last.due_at, last.id));
+        let kept = events
+            .iter()
+            .map(|event| (event.id, event.without_payload()));
+        lane.in_flight.extend(kept);
+        self.count_fired(at, i64::try_from(events.len()).unwrap_or(0));
+    }
+
+    fn count_fired(&mut self, at: usize, more: i64) {
+        let name = self.lanes[at].name().to_owned();
+        self.counts_of(&name).fired += more;
+    }
+
+    /// Puts what a handler has not begun back to where it was taken from: what must not begin
+    /// without another look, or everything.
+    pub(super) fn take_back(&mut self, everything: bool) {
+        for at in 0..self.lanes.len() {
+            let lane = &mut self.lanes[at];
+            let Work::Beside(handler) = &mut lane.work else {
+                continue;
+            };
+            let events = handler.take_back(everything);
+            if events.is_empty() {
+                continue;
+            }
+            let count = i64::try_from(events.len()).unwrap_or(0);
+            for event in events.into_iter().rev() {
+                lane.in_flight.remove(&event.id);
+                lane.queue.push_front(event);
+            }
+            self.count_fired(at, -count);
+        }
     }
 
     /// Leaves out what expired or became too late since it was claimed: it waited for room.
@@ -80,7 +144,7 @@ impl Runner<'_> {
         let Work::Beside(handler) = &lane.work else {
             return Ok(false);
         };
-        if lane.queue.is_empty() || handler.room() == 0 {
+        if lane.queue.is_empty() || handler.room() + handler.room_ahead() == 0 {
             return Ok(false);
         }
         if lane.alone && !lane.in_flight.is_empty() {
@@ -169,6 +233,7 @@ impl Runner<'_> {
                 self.conclude(at, finished);
             }
         }
+        self.take_back(false);
     }
 
     fn conclude(&mut self, at: usize, finished: Finished) {

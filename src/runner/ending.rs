@@ -51,6 +51,7 @@ impl Runner<'_> {
 
     /// Lets every attempt end by itself or by its timeout; after a signal within the grace.
     fn wait_for_handlers(&mut self) {
+        self.take_back(true);
         let mut kill_at = None;
         while self.handlers_at_work() {
             if let Some(number) = self.signals.received()

@@ -170,7 +170,7 @@ impl Lane {
     fn has_room(&self) -> bool {
         match &self.work {
             Work::Effects(_) => true,
-            Work::Beside(handler) => handler.room() > 0,
+            Work::Beside(handler) => handler.room() + handler.room_ahead() > 0,
         }
     }
 
@@ -437,6 +437,15 @@ impl Lane {
     /// or a rate lets through, or an event under suspicion, is known only when its turn comes.
     pub(super) fn may_look_ahead(&self) -> bool {
         self.guard.is_none() && self.rate.is_none() && self.suspects.is_empty()
+    }
+
+    /// Whether anything of it is claimed that has not begun.
+    pub(super) fn has_unbegun(&self) -> bool {
+        let waits = match &self.work {
+            Work::Effects(_) => false,
+            Work::Beside(handler) => handler.waiting() > 0,
+        };
+        waits || !self.queue.is_empty()
     }
 
     /// Whether anything of it is claimed or under way.

@@ -141,7 +141,7 @@ impl Runner<'_> {
         self.notice_stop_while_working();
         let used_up = || {
             let mut lanes = self.lanes.iter();
-            self.events_left() == 0 && lanes.all(|lane| lane.queue.is_empty())
+            self.events_left() == 0 && lanes.all(|lane| !lane.has_unbegun())
         };
         if self.stop.is_none() && used_up() {
             self.stop = Some(self.unless_drained(Stop::MaxEvents));
@@ -167,7 +167,7 @@ impl Runner<'_> {
 
     /// A budget used up by the very last event leaves nothing behind: that run drained.
     fn unless_drained(&mut self, stop: Stop) -> Stop {
-        if self.lanes.iter().any(|lane| !lane.queue.is_empty()) {
+        if self.lanes.iter().any(Lane::has_unbegun) {
             return stop;
         }
         let now = self.time_at(monotonic());

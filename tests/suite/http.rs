@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::process::Signal;
+
 use crate::runs::now;
 use crate::support::process::{Ended, eventually};
 use crate::support::site::Site;
@@ -276,6 +278,44 @@ on_both_databases! {
         assert!(kept.iter().any(|text| text.contains("HTTP 500: *** ***")), "{kept:?}");
         assert!(!kept.iter().any(|text| text.contains(SECRET)), "{kept:?}");
     }
+
+    fn what_is_taken_ahead_is_within_max_events(site: &Site) {
+        let web = Web::start(|_| Reply::plain("204 No Content", ""));
+        site.config(&hook(&web, "concurrency = 2")).init();
+        post_many(site, 300);
+        let run = site.punctual(["run", "--json", "--max-events", "200"]).ok().json();
+        assert_eq!((&run["stop"], &run["fired"]), (&"max_events".into(), &200.into()), "{run}");
+        assert_eq!((&run["done"], &run["released"]), (&200.into(), &0.into()), "{run}");
+        assert_eq!(web.asked().len(), 200);
+    }
+
+    fn what_is_taken_ahead_does_not_begin_behind_an_open_breaker(site: &Site) {
+        let web = Web::start(|asked| match asked.header("punctual-event-id").parse() {
+            Ok(1..=100) => Reply::plain("204 No Content", ""),
+            _ => Reply::plain("500 Internal Server Error", ""),
+        });
+        site.config(&hook(&web, "concurrency = 1\nbreaker = 3")).init();
+        post_many(site, 300);
+        let run = site.punctual(["run", "--json"]).ok().json();
+        assert_eq!((&run["fired"], &run["done"]), (&103.into(), &100.into()), "{run}");
+        assert_eq!(web.asked().len(), 103);
+        let ready = "SELECT COUNT(*) FROM scheduled_events WHERE status = 'ready'";
+        assert_eq!(site.query_i64(ready), 200);
+    }
+
+    fn what_is_taken_ahead_is_given_back_by_a_run_that_is_stopped(site: &Site) {
+        let web = Web::start(|_| Reply::plain("204 No Content", ""));
+        site.config(&hook(&web, "concurrency = 2")).init();
+        post_many(site, 3000);
+        let run = site.spawn(["run", "--json"]);
+        eventually("it is well under way", || web.asked().len() > 100);
+        run.signal(Signal::TERM);
+        let run = site.finish(run).json();
+        let (asked, done) = (web.asked().len(), history(site).len());
+        assert_eq!((&run["fired"], done), (&asked.into(), asked), "{run}");
+        let ready = "SELECT COUNT(*) FROM scheduled_events WHERE status = 'ready'";
+        assert_eq!(site.query_i64(ready), i64::try_from(3000 - asked).expect("a few"));
+    }
 }
 
 const DUE_AGAIN: &str = "UPDATE scheduled_events SET due_at = 10";
@@ -288,6 +328,16 @@ fn hook(web: &Web, more: &str) -> String {
 fn post(site: &Site, due: i64, payload: &str) {
     site.sql(&format!(
         "INSERT INTO scheduled_events (type, due_at, payload) VALUES ('hook', {due}, '{payload}')"
+    ));
+}
+
+fn post_many(site: &Site, count: usize) {
+    let rows: Vec<String> = (1..=count)
+        .map(|due| format!("('hook', {due}, '{{}}')"))
+        .collect();
+    site.sql(&format!(
+        "INSERT INTO scheduled_events (type, due_at, payload) VALUES {}",
+        rows.join(",")
     ));
 }
 

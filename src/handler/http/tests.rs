@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::sync::mpsc::{self, Receiver};
 
 use super::*;
 use crate::clock::UnixSeconds;
 use crate::config::{HandlerConfig, Secret};
+use crate::event::EventId;
 
 use self::server::{Reply, Server, answer};
 
+mod ahead;
 mod answers;
 mod proxy;
 mod sending;
@@ -77,7 +80,8 @@ impl Runner {
     }
 
     fn begin(&mut self, event: Event) {
-        self.handler.begin(event);
+        self.handler.begin(vec![event], None);
+        eventually(|| self.handler.workers.waiting() == 0);
     }
 
     /// Waits as the reactor does: until woken or until the handler's next deadline.
@@ -136,6 +140,14 @@ fn assert_not_started(verdict: &Verdict, part: &str) {
         panic!("{verdict:?} was started")
     };
     assert!(error.contains(part), "{error}");
+}
+
+fn eventually(mut holds: impl FnMut() -> bool) {
+    let give_up = monotonic() + PATIENCE;
+    while !holds() {
+        assert!(monotonic() < give_up, "it never came to that");
+        std::thread::yield_now();
+    }
 }
 
 /// A port of this machine on which nobody listens.

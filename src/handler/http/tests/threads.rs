@@ -1,5 +1,7 @@
 //! Attempts whose threads are stopped, stuck or gone.
 
+use std::sync::Mutex;
+
 use super::server::{Reply, Server};
 use super::*;
 
@@ -36,7 +38,7 @@ fn an_interrupted_run_waits_for_the_grace_and_then_no_longer() {
 #[test]
 fn what_ends_well_within_the_grace_is_done() {
     let (release, held) = mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
+    let held = Mutex::new(held);
     let server = Server::start(move |_| {
         let _ = held.lock().unwrap().recv_timeout(PATIENCE);
         ok()
@@ -68,64 +70,50 @@ fn dropping_the_handler_cuts_requests_and_waits_for_nothing() {
 
 #[test]
 fn an_attempt_whose_thread_never_answers_is_lost_in_time() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
     let mut runner = Runner::of(&http(nobody()));
     runner.handler.timeout = Duration::ZERO;
-    let started = monotonic()
-        .checked_sub(OVERDUE)
-        .expect("this machine runs for longer");
-    let (events, _never_read) = mpsc::channel();
-    let current = Some(Attempt {
-        id: EventId(9),
-        started,
+    runner.handler.workers = replaced(&runner, move |_| {
+        let _ = held.lock().unwrap().recv(); // its sender is dropped at the end of the test
+        Verdict::Done
     });
-    runner.handler.workers.push(Worker {
-        number: 99,
-        events,
-        current,
-    });
-    assert_eq!(runner.handler.next_deadline(), Some(started + OVERDUE));
+    runner.begin(event(9, b"{}"));
+    eventually(|| runner.handler.next_deadline().is_some());
+    let deadline = runner.handler.next_deadline().unwrap();
+    assert!(deadline > monotonic() && deadline <= monotonic() + OVERDUE);
     let ended = runner.collect(1);
     assert_lost(&ended[0].verdict, "given up");
+    assert!(ended[0].took >= OVERDUE, "{ended:?}");
     assert_eq!((ended[0].id, runner.handler.in_flight()), (EventId(9), 0));
 
     // Its answer after all is nobody's.
-    let answer = Answer {
-        number: 99,
-        ended: monotonic(),
-        verdict: Verdict::Done,
-    };
-    runner.handler.answers.0.send(answer).unwrap();
-    let mut ended = Vec::new();
-    runner.handler.gather(&mut ended);
-    assert_eq!(ended, []);
+    release.send(()).unwrap();
+    runner.begin(event(10, b"{}"));
+    drop(release);
+    assert_eq!(runner.collect(1)[0].id, EventId(10));
+    assert_eq!(runner.handler.in_flight(), 0);
 }
 
 #[test]
 fn a_thread_that_panics_answers_lost_and_is_replaced() {
-    let server = Server::start(|_| ok());
-    let mut runner = Runner::of(&http(server.url("/")));
-    let (events, to_do) = mpsc::channel::<Event>();
-    let (answers, wake) = (
-        runner.handler.answers.0.clone(),
-        Arc::clone(&runner.handler.wake),
-    );
-    let thread = thread::spawn(move || {
-        let _event = to_do.recv();
-        let _report = Report {
-            number: 99,
-            verdict: None,
-            answers: &answers,
-            wake: &wake,
-        };
-        std::panic::resume_unwind(Box::new("as if"));
-    });
-    runner.handler.workers.push(Worker {
-        number: 99,
-        events,
-        current: None,
+    let mut runner = Runner::of(&http(nobody()));
+    runner.handler.workers = replaced(&runner, |event| {
+        if event.id == EventId(1) {
+            std::panic::resume_unwind(Box::new("as if"));
+        }
+        Verdict::Done
     });
     assert_lost(&runner.fire(event(1, b"{}")).verdict, "panicked");
-    assert!(thread.join().is_err());
     assert_eq!(runner.fire(event(2, b"{}")).verdict, Verdict::Done);
-    assert_eq!(runner.handler.workers.len(), 1);
+}
+
+/// Threads that do something else than send.
+fn replaced(runner: &Runner, fire: impl Fn(&Event) -> Verdict + Send + Sync + 'static) -> Workers {
+    let handler = &runner.handler;
+    Workers::new(
+        handler.concurrency,
+        Arc::new(fire),
+        Arc::clone(&handler.wake),
+    )
 }
