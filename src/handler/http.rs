@@ -28,6 +28,7 @@ use self::workers::Workers;
 pub use self::ping::ping;
 
 mod client;
+mod exchange;
 mod ping;
 mod request;
 mod resolve;
@@ -152,11 +153,11 @@ impl HttpHandler {
         let now = monotonic();
         self.looked = now;
         if self.stop_at.is_some_and(|at| at <= now) {
-            self.target.cut();
             let verdict = || Verdict::Interrupted {
                 error: "the run was stopped before the answer came".to_owned(),
             };
             self.workers.give_up(now, now, verdict, ended);
+            self.target.cut(); // not before: what fails by it would count as lost
         }
         if let Some(overdue) = now.checked_sub(self.timeout + OVERDUE) {
             let verdict = || Verdict::Lost {

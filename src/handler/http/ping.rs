@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub fn ping(url: &str) -> anyhow::Result<()> {
     let parsed = Url::parse(url).context("the ping URL")?;
     let host = parsed.host_str().unwrap_or("its host").to_owned();
-    let agent = agent(&parsed, None, TIMEOUT, 1, proxy_for(&parsed))?;
+    let agent = agent(&parsed, TIMEOUT, proxy_for(&parsed))?;
     let answer = agent.get(url).call();
     let status = answer
         .map_err(|error| anyhow::anyhow!("{host}: {}", error.to_string().replace(url, "…")))?;

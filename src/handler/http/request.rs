@@ -2,18 +2,19 @@
 //! a worker's thread. Never retries, never shows a header's value or the URL's path and query.
 
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
-use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use ureq::{Agent, Body, SendBody};
+use ureq::Timeout;
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName};
+use ureq::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use url::Url;
 
-use super::{client, retry_after};
+use super::client::{self, Client};
+use super::exchange::{Answer, exchange};
+use super::retry_after;
 use crate::clock::{Clock, monotonic};
 use crate::config::{HttpConfig, TypeConfig};
 use crate::event::Event;
@@ -24,8 +25,8 @@ pub(super) const USER_AGENT: &str = concat!("punctual/", env!("CARGO_PKG_VERSION
 
 /// How often 307 and 308 are followed within one attempt.
 const MAX_REDIRECTS: u32 = 3;
-/// How much of an answer is read at most; a connection with more to come is not used again.
-const MAX_ANSWER_BYTES: u64 = 64 << 10;
+/// What the headers of an event take, more or less.
+const HEAD_BYTES: usize = 300;
 /// How much of an answer an error shows.
 const SHOWN_BYTES: usize = 200;
 /// A shorter word is no secret worth hiding, and hiding it would garble every message.
@@ -35,12 +36,18 @@ const SECRET_WORD_BYTES: usize = 8;
 
 /// Where a type's events go, and with what: everything that is the same for each of them.
 pub(super) struct Target {
-    agent: Agent,
+    client: Client,
     method: Method,
     /// Without user name and password: those have become a header.
     url: Url,
-    /// The fixed headers: the configured ones, and ours where they say nothing.
-    headers: HeaderMap,
+    uri: Uri,
+    /// The headers that are the same for each event, as they are sent: the configured ones, and
+    /// ours where they say nothing.
+    headers: Vec<u8>,
+    /// What a body is said to be, as it is sent.
+    content_type: Vec<u8>,
+    /// A connection is good for one request: the headers ask for it to be closed.
+    closes: bool,
     expect: Vec<u16>,
     timeout: Duration,
     install_id: String,
@@ -51,7 +58,7 @@ pub(super) struct Target {
 /// What an answer asks for.
 enum Next {
     End(Verdict),
-    Follow(Url),
+    Follow(Url, Uri),
 }
 
 impl Target {
@@ -68,28 +75,41 @@ impl Target {
         if let Some(login) = take_login(&mut url)? {
             headers.entry(AUTHORIZATION).or_insert(login);
         }
-        headers
-            .entry("user-agent")
-            .or_insert_with(|| HeaderValue::from_static(USER_AGENT));
+        let uri: Uri = url.as_str().parse().context("url: cannot be read")?;
+        let host = uri.authority().map_or("", |authority| authority.as_str());
+        let host = HeaderValue::from_str(host).context("url: its host cannot be read")?;
+        let host = headers.remove(HOST).unwrap_or(host);
+        let ours = [("user-agent", USER_AGENT), (ACCEPT.as_str(), "*/*")];
+        for (name, value) in ours {
+            let value = HeaderValue::from_static(value);
+            headers.entry(name).or_insert(value);
+        }
         let name = HeaderValue::from_bytes(type_config.name.as_bytes())
             .context("the type's name cannot stand in a header; rename the type")?;
         headers.insert("punctual-event-type", name);
         HeaderValue::from_str(install_id).context("the install id cannot stand in a header")?;
+        let json = || HeaderValue::from_static("application/json");
+        let content_type = headers.remove(CONTENT_TYPE).unwrap_or_else(json);
+        let closes = headers.get(CONNECTION).is_some_and(|value| {
+            let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+            value.split(',').any(|word| word.trim() == "close")
+        });
 
         let ca_file = http.ca_file.as_deref();
-        let timeout = type_config.timeout;
         let proxy = client::proxy_for(&url);
-        let agent = client::agent(&url, ca_file, timeout, type_config.concurrency, proxy)?;
-        let expect = http.expect.clone();
-        let install_id = install_id.to_owned();
         Ok(Self {
-            agent,
+            client: Client::new(&url, ca_file, type_config.concurrency, proxy)?,
             method,
             url,
-            headers,
-            expect,
-            timeout,
-            install_id,
+            uri,
+            headers: headers
+                .iter()
+                .fold(with_header(Vec::new(), (&HOST, &host)), with_header),
+            content_type: with_header(Vec::new(), (&CONTENT_TYPE, &content_type)),
+            closes,
+            expect: http.expect.clone(),
+            timeout: type_config.timeout,
+            install_id: install_id.to_owned(),
             secrets,
         })
     }
@@ -97,17 +117,33 @@ impl Target {
     /// Sends the event and waits for the answer, for the type's timeout at most.
     pub(super) fn fire(&self, event: &Event, clock: Clock) -> Verdict {
         let deadline = monotonic() + self.timeout;
-        let mut url = self.url.clone();
-        for hop in 0..=MAX_REDIRECTS {
-            let left = (hop > 0).then(|| deadline.saturating_duration_since(monotonic()));
-            client::nothing_sent();
-            let answer = match self.send(&url, event, left) {
-                Ok(answer) => answer,
-                Err(error) => return self.unanswered(&url, &error),
+        let mut moved: Option<(Url, Uri)> = None;
+        for _ in 0..=MAX_REDIRECTS {
+            let (url, uri) = match &moved {
+                Some((url, uri)) => (url, uri),
+                None => (&self.url, &self.uri),
             };
-            match self.judge(&url, answer, clock) {
+            let mut connection = match self.client.connection(uri, deadline) {
+                Ok(connection) => connection,
+                Err(error) => return self.unreached(url, &error),
+            };
+            if monotonic() >= deadline {
+                return self.unreached(url, &ureq::Error::Timeout(Timeout::Global));
+            }
+            let head = self.head(uri, event);
+            let payload = self.body(event).unwrap_or_default();
+            let has_answer_body = self.method != Method::HEAD;
+            let answer = exchange(&mut *connection, &head, payload, has_answer_body, deadline);
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => return self.unanswered(url, &error),
+            };
+            if answer.is_reusable && !self.closes {
+                self.client.keep(connection);
+            }
+            match self.judge(url, answer, clock) {
                 Next::End(verdict) => return verdict,
-                Next::Follow(next) => url = next,
+                Next::Follow(url, uri) => moved = Some((url, uri)),
             }
         }
         Verdict::failed(format!(
@@ -117,48 +153,31 @@ impl Target {
 
     /// Closes every connection, those in use too, and lets no new one be made.
     pub(super) fn cut(&self) {
-        self.agent.clone().shutdown();
+        self.client.cut();
     }
 
-    /// `left` is the rest of the deadline after a redirect; the agent knows that of the first
-    /// request.
-    fn send(
-        &self,
-        url: &Url,
-        event: &Event,
-        left: Option<Duration>,
-    ) -> Result<Response<Body>, ureq::Error> {
-        let payload = self.body(event);
-        let mut request = Request::builder().method(&self.method).uri(url.as_str());
-        if let Some(headers) = request.headers_mut() {
-            headers.clone_from(&self.headers);
-            self.describe(event, headers)?;
-            if payload.is_none_or(<[u8]>::is_empty) {
-                headers.remove(CONTENT_TYPE);
-            } else if !headers.contains_key(CONTENT_TYPE) {
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    /// All that comes before the body. The key names the occurrence, not the attempt (RULINGS 25),
+    /// so that a server can tell a repetition from a new event.
+    fn head(&self, uri: &Uri, event: &Event) -> Vec<u8> {
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let (install_id, id, due) = (&self.install_id, event.id, event.first_due());
+        let attempt = event.attempt_number();
+        let mut head = Vec::with_capacity(path.len() + self.headers.len() + HEAD_BYTES);
+        head.extend(format!("{} {path} HTTP/1.1\r\n", self.method).into_bytes());
+        head.extend(&self.headers);
+        let own = format!(
+            "idempotency-key: {install_id}-{id}-{due}\r\npunctual-event-id: {id}\r\n\
+             punctual-attempt: {attempt}\r\npunctual-due-at: {due}\r\n"
+        );
+        head.extend(own.into_bytes());
+        if let Some(body) = self.body(event) {
+            if !body.is_empty() {
+                head.extend(&self.content_type);
             }
+            head.extend(format!("content-length: {}\r\n", body.len()).into_bytes());
         }
-        let Some(payload) = payload else {
-            return self.run(request.body(SendBody::none())?, left);
-        };
-        self.run(request.body(payload)?, left)
-    }
-
-    fn run(
-        &self,
-        request: Request<impl ureq::AsSendBody>,
-        left: Option<Duration>,
-    ) -> Result<Response<Body>, ureq::Error> {
-        let Some(left) = left else {
-            return self.agent.run(request);
-        };
-        let bounded = self
-            .agent
-            .configure_request(request)
-            .timeout_global(Some(left))
-            .build();
-        self.agent.run(bounded)
+        head.extend(b"\r\n");
+        head
     }
 
     /// GET and HEAD carry none, whatever the payload; many servers refuse them otherwise.
@@ -168,41 +187,28 @@ impl Target {
         (always || !never && !event.payload.is_empty()).then_some(&event.payload)
     }
 
-    /// The event's own headers. The key names the occurrence, not the attempt (RULINGS 25), so
-    /// that a server can tell a repetition from a new event.
-    fn describe(&self, event: &Event, headers: &mut HeaderMap) -> Result<(), ureq::Error> {
-        let due = event.first_due();
-        let key = format!("{}-{}-{due}", self.install_id, event.id);
-        let key = HeaderValue::from_str(&key).map_err(ureq::http::Error::from)?;
-        headers.insert("idempotency-key", key);
-        headers.insert("punctual-event-id", HeaderValue::from(event.id.0));
-        headers.insert(
-            "punctual-attempt",
-            HeaderValue::from(event.attempt_number()),
-        );
-        headers.insert("punctual-due-at", HeaderValue::from(due.0));
-        Ok(())
-    }
-
-    /// No answer, or none that could be read.
-    fn unanswered(&self, url: &Url, error: &ureq::Error) -> Verdict {
+    /// No connection: the server has seen nothing of the event.
+    fn unreached(&self, url: &Url, error: &ureq::Error) -> Verdict {
         let origin = url.origin().ascii_serialization();
-        let within = humantime::format_duration(self.timeout);
-        let timed_out = matches!(error, ureq::Error::Timeout(_));
-        if client::sent() {
-            let error = if timed_out {
-                format!("no answer from {origin} within {within}; see the type's `timeout`")
-            } else {
-                format!("the answer of {origin} was lost: {}", self.detail(error))
-            };
-            return Verdict::Lost { error };
-        }
-        let error = if timed_out {
+        let error = if matches!(error, ureq::Error::Timeout(_)) {
+            let within = humantime::format_duration(self.timeout);
             format!("no connection to {origin} within {within}")
         } else {
             format!("cannot reach {origin}: {}", self.detail(error))
         };
         Verdict::NotStarted { error }
+    }
+
+    /// No answer, or none that could be read.
+    fn unanswered(&self, url: &Url, error: &ureq::Error) -> Verdict {
+        let origin = url.origin().ascii_serialization();
+        let error = if matches!(error, ureq::Error::Timeout(_)) {
+            let within = humantime::format_duration(self.timeout);
+            format!("no answer from {origin} within {within}; see the type's `timeout`")
+        } else {
+            format!("the answer of {origin} was lost: {}", self.detail(error))
+        };
+        Verdict::Lost { error }
     }
 
     fn detail(&self, error: &ureq::Error) -> String {
@@ -213,23 +219,24 @@ impl Target {
         self.presentable(&text)
     }
 
-    fn judge(&self, url: &Url, answer: Response<Body>, clock: Clock) -> Next {
-        let (head, body) = answer.into_parts();
-        let status = head.status;
-        let (text, broken) = read(body);
+    fn judge(&self, url: &Url, answer: Answer, clock: Clock) -> Next {
+        let status = answer.status;
         if self.is_expected(status) {
-            let verdict = broken.map_or(Verdict::Done, |error| self.unfinished(status, &error));
+            let verdict = answer
+                .broken
+                .map_or(Verdict::Done, |error| self.unfinished(status, &error));
             return Next::End(verdict);
         }
-        if status.is_redirection() && head.headers.contains_key(LOCATION) {
-            return follow(url, status, &head.headers);
+        if status.is_redirection()
+            && let Some(location) = &answer.location
+        {
+            return follow(url, status, location);
         }
-        let error = self.shown(status, &text);
-        let wish = head
-            .headers
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
-        let retry_after = wish.and_then(|value| retry_after::parse(value, clock.now()));
+        let error = self.shown(status, &answer.body);
+        let wish = answer.retry_after.as_deref().map(std::str::from_utf8);
+        let retry_after = wish
+            .and_then(Result::ok)
+            .and_then(|value| retry_after::parse(value, clock.now()));
         Next::End(match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Verdict::Later { error, retry_after }
@@ -288,6 +295,13 @@ impl Target {
         }
         text
     }
+}
+
+fn with_header(mut lines: Vec<u8>, (name, value): (&HeaderName, &HeaderValue)) -> Vec<u8> {
+    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        lines.extend_from_slice(part);
+    }
+    lines
 }
 
 fn method(name: &str) -> anyhow::Result<Method> {
@@ -397,22 +411,11 @@ fn login(url: &Url) -> Option<String> {
     ))
 }
 
-/// The answer's beginning, and what kept its end away where something did.
-fn read(body: Body) -> (Vec<u8>, Option<ureq::Error>) {
-    let mut text = Vec::new();
-    let broken = body
-        .into_reader()
-        .take(MAX_ANSWER_BYTES)
-        .read_to_end(&mut text)
-        .err();
-    (text, broken.map(ureq::Error::from))
-}
-
 /// 307 and 308 ask for the same request elsewhere; within the same origin that is done. The other
 /// redirects would turn a POST into a GET without a body, which is not what the event asked for.
-fn follow(from: &Url, status: StatusCode, headers: &HeaderMap) -> Next {
+fn follow(from: &Url, status: StatusCode, location: &[u8]) -> Next {
     let code = status.as_u16();
-    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = std::str::from_utf8(location).ok();
     let Some(mut to) = location.and_then(|location| from.join(location).ok()) else {
         return Next::End(Verdict::failed(format!(
             "HTTP {code}: redirected to no readable address"
@@ -436,7 +439,12 @@ fn follow(from: &Url, status: StatusCode, headers: &HeaderMap) -> Next {
     }
     to.set_fragment(None);
     let _ = to.set_username("").and_then(|()| to.set_password(None));
-    Next::Follow(to)
+    match to.as_str().parse() {
+        Ok(uri) => Next::Follow(to, uri),
+        Err(_) => Next::End(Verdict::failed(format!(
+            "HTTP {code}: redirected to no readable address"
+        ))),
+    }
 }
 
 fn keep_head(text: &str, max: usize) -> &str {

@@ -13,6 +13,8 @@ use self::server::{Reply, Server, answer};
 
 mod ahead;
 mod answers;
+mod connections;
+mod framing;
 mod proxy;
 mod sending;
 mod server;

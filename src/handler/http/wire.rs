@@ -50,7 +50,6 @@ impl<In: Transport> Connector<In> for Tcp {
             stream,
             reading: Patience::default(),
             writing: Patience::default(),
-            just_read: false,
             buffers: Gathering {
                 input,
                 output: Vec::new(),
@@ -138,8 +137,6 @@ pub(super) struct Wire {
     stream: Arc<TcpStream>,
     reading: Patience,
     writing: Patience,
-    /// Nothing has been done with it since something was read.
-    just_read: bool,
     buffers: Gathering,
 }
 
@@ -172,7 +169,6 @@ impl Transport for Wire {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.just_read = false;
         self.buffers.waiting += amount;
         if self.buffers.waiting < GATHERED {
             return Ok(());
@@ -192,7 +188,6 @@ impl Transport for Wire {
             match (&*self.stream).read(self.buffers.input.input_append_buf()) {
                 Ok(count) => {
                     self.buffers.input.input_appended(count);
-                    self.just_read = true;
                     return Ok(count > 0);
                 }
                 Err(error) if is_too_late(&error) => {}
@@ -202,14 +197,9 @@ impl Transport for Wire {
         }
     }
 
-    /// Asked when the connection is put aside after an answer and again before the next request.
-    /// What the first look could show, the second does.
+    /// Whether it may carry a request: open and silent, since nobody has been asked anything.
     fn is_open(&mut self) -> bool {
-        if std::mem::take(&mut self.just_read) {
-            return true;
-        }
         let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        // Open and silent, or it is of no use: nobody has been asked anything.
         matches!(recv(&*self.stream, &mut [0], look), Err(Errno::AGAIN))
     }
 }

@@ -10,13 +10,14 @@ use super::*;
 fn through(proxy: &Server, url: &str) -> (Option<u16>, bool) {
     let url = Url::parse(url).unwrap();
     let proxy = Proxy::new(&proxy.url("")).unwrap();
-    let agent = client::agent(&url, None, PATIENCE, 1, Some(proxy)).unwrap();
-    client::nothing_sent();
-    let answer = agent.post(url.as_str()).send("payload");
-    (
-        answer.ok().map(|answer| answer.status().as_u16()),
-        client::sent(),
-    )
+    let client = client::Client::new(&url, None, 1, Some(proxy)).unwrap();
+    let deadline = monotonic() + PATIENCE;
+    let Ok(mut connection) = client.connection(&url.as_str().parse().unwrap(), deadline) else {
+        return (None, false);
+    };
+    let head = b"POST / HTTP/1.1\r\nhost: site.invalid\r\ncontent-length: 7\r\n\r\n";
+    let answer = exchange::exchange(&mut *connection, head, b"payload", true, deadline);
+    (answer.ok().map(|answer| answer.status.as_u16()), true)
 }
 
 fn tunnel() -> Reply {
