@@ -1,17 +1,20 @@
 //! What a run costs in statements, commits and fsyncs: these are exact where times are noisy.
 //!
 //! MariaDB is asked for its own counters around runs of the real binary; on SQLite, statements and
-//! commits are noted on their way, and fsyncs of the real binary counted by strace. One statement
-//! more a wave, or an event, is a failure here.
+//! commits are noted on their way, and fsyncs of the real binary counted by strace, as is what a
+//! request takes. One statement more a wave, or an event, is a failure here.
 //!
 //! [`CELLS`] holds what was reached, on both sides: whoever makes a run cheaper is told to lower
 //! the numbers, and `contrib/test costs:: -- --nocapture` prints them as measured.
 
 use std::cell::Cell as Count;
 use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable as _;
@@ -463,6 +466,71 @@ fn hold_flushes(
     }
 }
 
+/// A look whether the connection still stands, one write, one read.
+const CALLS_A_REQUEST: usize = 3;
+/// Opening it, its settings, and closing it.
+const CALLS_A_CONNECTION: usize = 8;
+
+#[test]
+fn a_request_over_an_open_connection_takes_three_system_calls() {
+    const EVENTS: usize = 200;
+    const CONNECTIONS: usize = 2;
+    let port = keeping_connections("{}");
+    let site = Site::sqlite();
+    site.config(&format!(
+        "[type.http]\nhandler = \"http\"\nurl = \"http://127.0.0.1:{port}/\"\n\
+         concurrency = {CONNECTIONS}\n"
+    ));
+    site.init();
+    cell("http", 500, 200, (0, 0, 0), (0, 0, 0)).fill(&site);
+    let calls = "sendto,sendmsg,recvfrom,recvmsg,read,write,readv,writev,poll,ppoll,setsockopt,\
+                 getsockopt,fcntl,ioctl,connect,shutdown,close";
+    let (trace, _) = traced_run(&site, calls);
+    // Of a call that another thread's comes into, the first part names the connection.
+    let to_server = format!("->127.0.0.1:{port}]>");
+    let calls: Vec<&str> = trace.lines().filter(|it| it.contains(&to_server)).collect();
+    let sent = calls.iter().filter(|call| call.contains("sendto(")).count();
+    assert_eq!(sent, EVENTS, "head and body go together");
+    let most = EVENTS * CALLS_A_REQUEST + CONNECTIONS * CALLS_A_CONNECTION;
+    assert!(
+        calls.len() <= most,
+        "{} calls, {most} allowed:\n{}",
+        calls.len(),
+        calls[calls.len() - 20..].join("\n")
+    );
+}
+
+/// The port of a server that answers whatever ends with `end`, and keeps connections open.
+fn keeping_connections(end: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    let port = listener.local_addr().expect("a bound address").port();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                // Until the run has gone.
+                answer_each(stream, end.as_bytes()).ok()
+            });
+        }
+    });
+    port
+}
+
+fn answer_each(mut stream: TcpStream, end: &[u8]) -> io::Result<()> {
+    let mut asked = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let count = stream.read(&mut piece)?;
+        if count == 0 {
+            return Ok(());
+        }
+        asked.extend_from_slice(&piece[..count]);
+        if asked.ends_with(end) {
+            asked.clear();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        }
+    }
+}
+
 /// Grows by one with each commit, short of a write-ahead log; nobody has the file open.
 fn change_counter(file: &Path) -> i64 {
     let mut head = [0; 28];
@@ -473,6 +541,13 @@ fn change_counter(file: &Path) -> i64 {
 
 /// Calls of fsync and fdatasync by one run and all that it starts.
 fn flushes_of_a_run(site: &Site) -> (i64, Duration) {
+    let (trace, took) = traced_run(site, "fsync,fdatasync");
+    let calls = trace.lines().filter(|line| line.contains("sync("));
+    (i64::try_from(calls.count()).expect("a few"), took)
+}
+
+/// What strace saw of these calls by one run and all that it starts.
+fn traced_run(site: &Site, calls: &str) -> (String, Duration) {
     let installed = site.command("strace").arg("--version").output();
     assert!(
         installed.is_ok(),
@@ -480,16 +555,12 @@ fn flushes_of_a_run(site: &Site) -> (i64, Duration) {
     );
     let mut strace = site.command("strace");
     strace
-        .args(["--follow-forks", "--seccomp-bpf", "--output=trace"])
-        .args([
-            "--trace=fsync,fdatasync",
-            env!("CARGO_BIN_EXE_punctual"),
-            "run",
-        ]);
+        .args(["--follow-forks", "--seccomp-bpf", "-yy", "--output=trace"])
+        .arg(format!("--trace={calls}"))
+        .args([env!("CARGO_BIN_EXE_punctual"), "run"]);
     let began = Instant::now();
     site.finish(Running::start(strace, b"")).ok();
     let took = began.elapsed();
     let trace = fs::read_to_string(site.path("trace")).expect("strace writes what it saw");
-    let calls = trace.lines().filter(|line| line.contains("sync("));
-    (i64::try_from(calls.count()).expect("a few"), took)
+    (trace, took)
 }
