@@ -1,11 +1,12 @@
 //! A web server as cheap as can be, so that the client is what is measured: a thread a connection,
-//! kept alive, `204 No Content` for whatever comes.
+//! kept alive, `204 No Content` for whatever comes, at once or after a while.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// Listens on a loopback port for as long as this program lives.
 pub(crate) struct Web {
@@ -22,7 +23,8 @@ struct Counts {
 const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
 impl Web {
-    pub(crate) fn start() -> Self {
+    /// Sleeps for `work` before each answer.
+    pub(crate) fn start(work: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let address = listener.local_addr().expect("a bound address");
         let counts = Arc::new(Counts::default());
@@ -32,7 +34,7 @@ impl Web {
                 let counting = Arc::clone(&counting);
                 counting.connections.fetch_add(1, Ordering::Relaxed);
                 // A client that goes away is how each measurement ends.
-                thread::spawn(move || serve(&stream, &counting).ok());
+                thread::spawn(move || serve(&stream, work, &counting).ok());
             }
         });
         Self { address, counts }
@@ -55,7 +57,7 @@ impl Web {
     }
 }
 
-fn serve(mut stream: &TcpStream, counts: &Counts) -> io::Result<()> {
+fn serve(mut stream: &TcpStream, work: Duration, counts: &Counts) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
@@ -72,6 +74,9 @@ fn serve(mut stream: &TcpStream, counts: &Counts) -> io::Result<()> {
             length = content_length(&line).unwrap_or(length);
         }
         io::copy(&mut reader.by_ref().take(length), &mut io::sink())?;
+        if !work.is_zero() {
+            thread::sleep(work);
+        }
         counts.requests.fetch_add(1, Ordering::Relaxed);
         stream.write_all(ANSWER)?;
     }
