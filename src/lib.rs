@@ -18,7 +18,7 @@
 //! | [`spawn`], [`watchdog`] | all that starts processes; what kills them when a run is killed |
 //! | [`fair`], [`retry`] | turns, rates and breakers; delays. Pure |
 //! | [`event`], [`nearest`] | the tables' words; misspellings |
-//! | [`when`], [`zone`] | times as written; what clocks show where |
+//! | [`when`], [`zone`], [`recurrence`] | times as written; what clocks show where; rules |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`token`] | random digits that nobody can guess |
 //! | [`error`] | what changes the exit code, and nothing else |
@@ -88,6 +88,7 @@ pub mod handler;
 pub mod lease;
 pub mod lock;
 pub mod nearest;
+pub mod recurrence;
 pub mod retry;
 pub mod runner;
 pub mod spawn;

@@ -193,7 +193,7 @@ pub fn format_duration(seconds: i64) -> String {
 }
 
 /// What somebody typed, fit for one line of a message.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     const MOST: usize = 60;
     let mut short: String = text
         .chars()

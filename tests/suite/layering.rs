@@ -113,6 +113,8 @@ fn leaves_use_nothing_of_ours_but_leaves() {
         "clock.rs",
         "event.rs",
         "fair.rs",
+        "recurrence.rs",
+        "recurrence/",
         "retry.rs",
         "nearest.rs",
         "when.rs",
@@ -123,7 +125,15 @@ fn leaves_use_nothing_of_ours_but_leaves() {
         "token.rs",
     ];
     let names = [
-        "clock", "event", "fault", "nearest", "retry", "token", "when", "zone",
+        "clock",
+        "event",
+        "fault",
+        "nearest",
+        "recurrence",
+        "retry",
+        "token",
+        "when",
+        "zone",
     ];
     for source in sources()
         .iter()
