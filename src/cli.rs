@@ -216,6 +216,8 @@ payload and the key stay; the counts start anew.")]
     Status,
     /// Check as a monitoring plugin: one line, exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     Check(CheckArgs),
+    /// What happens again and again, and when
+    Schedules(SchedulesArgs),
     /// Remove old history now, instead of bit by bit after each run
     Prune(PruneArgs),
     /// Print completions for a shell
@@ -488,6 +490,61 @@ pub struct CheckArgs {
     pub crit_lag: Duration,
 }
 
+/// `schedules`.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct SchedulesArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: SchedulesCommand,
+}
+
+/// What `schedules` does.
+#[derive(Debug, Subcommand)]
+pub enum SchedulesCommand {
+    /// Print the next slots of a rule; needs no database
+    Next(NextArgs),
+}
+
+/// `schedules next`.
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("rule").required(true).args(["cron", "every"]),
+    after_help = "Examples:
+  punctual schedules next --cron '0 9 * * mon-fri' --tz Europe/Amsterdam
+  punctual schedules next --cron '30 2 L * *' --after 2027-01-01 --count 3 --json
+  punctual schedules next --every 6h --anchor '2026-11-22 03:00'
+
+Cron: minute, hour, day of month, month, day of week, in the clocks of --tz. Numbers, names (jan, \
+mon), ranges (9-17), lists (1,15), steps (*/5, 10-40/10); days of a month also L (the last), LW (the \
+last Monday to Friday), 15W (the Monday to Friday nearest to the 15th), days of a week also friL (the \
+last), fri#2 (the second). A day must fit one of its two fields, or both where one of them begins \
+with *. Or @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually.
+
+Where clocks are changed: a rule with one minute and one hour comes once a day, after the gap if its \
+time does not exist, the first time if it exists twice. Any other follows the clocks.
+
+--json prints one object a line: slot (Unix seconds)."
+)]
+pub struct NextArgs {
+    /// The slots of a cron expression
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    pub cron: Option<String>,
+    /// The slots that lie this far apart
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "anchor")]
+    pub every: Option<Duration>,
+    /// One of the slots of --every; they go on from it, and back
+    #[arg(long, value_name = "TIME", conflicts_with = "cron")]
+    pub anchor: Option<String>,
+    /// Only slots later than this time (default: now)
+    #[arg(long, value_name = "TIME")]
+    pub after: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub count: u32,
+}
+
 /// `prune`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -618,6 +675,21 @@ mod tests {
             "--if-exists",
             "latest"
         ]));
+    }
+
+    #[test]
+    fn slots_are_those_of_one_rule() {
+        let next = |words: &[&str]| refused(&[&["schedules", "next"], words].concat());
+        assert!(next(&[]));
+        assert!(next(&["--every", "6h"]));
+        assert!(next(&["--cron", "@daily", "--anchor", "now"]));
+        assert!(next(&[
+            "--cron", "@daily", "--every", "6h", "--anchor", "now"
+        ]));
+        assert!(next(&["--cron", "@daily", "--count", "0"]));
+        assert!(!next(&["--cron", "-1 * * * *"]));
+        assert!(!next(&["--every", "6h", "--anchor", "now"]));
+        assert!(refused(&["schedules"]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `completions` and `man`: made from the same definitions as the parser.
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -27,16 +27,16 @@ pub fn man(context: &Context) -> anyhow::Result<u8> {
     let mut program = Cli::command();
     program.build();
     let mut pages = Vec::new();
-    Man::new(program.clone()).render(&mut pages)?;
-    for command in program
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set())
-    {
-        if command.get_name() == "help" {
-            continue;
-        }
-        Man::new(command.clone()).render(&mut pages)?;
-    }
+    render(&program, &mut pages)?;
     context.out.bytes(&pages)?;
     Ok(Exit::Ok as u8)
+}
+
+fn render(command: &Command, pages: &mut Vec<u8>) -> anyhow::Result<()> {
+    Man::new(command.clone()).render(pages)?;
+    let shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
+    for command in command.get_subcommands().filter(shown) {
+        render(command, pages)?;
+    }
+    Ok(())
 }

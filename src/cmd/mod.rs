@@ -37,6 +37,7 @@ pub mod progress;
 pub mod prune;
 pub mod run;
 pub mod said;
+pub mod schedules;
 pub mod show;
 pub mod status;
 pub mod types;
@@ -106,6 +107,7 @@ fn dispatch(context: &Context, cli: &Cli) -> anyhow::Result<u8> {
         Command::Resume(args) => types::resume(context, args),
         Command::Status => status::main(context),
         Command::Check(args) => check::main(context, args),
+        Command::Schedules(args) => schedules::main(context, args),
         Command::Prune(args) => prune::main(context, args),
         Command::Completions { shell } => manual::completions(context, *shell),
         Command::Man => manual::man(context),

@@ -46,11 +46,17 @@ fn help() {
         "resume",
         "status",
         "check",
+        "schedules",
+        "schedules next",
         "prune",
         "completions",
         "man",
     ] {
-        let shown = site.punctual([command, "--help"]).ok().stdout;
+        let shown = match command.split_once(' ') {
+            Some((family, command)) => site.punctual([family, command, "--help"]),
+            None => site.punctual([command, "--help"]),
+        };
+        let shown = shown.ok().stdout;
         text = format!("{text}\n$ punctual {command} --help\n{shown}");
     }
     insta::with_settings!({ prepend_module_to_snapshot => false, snapshot_path => "snapshots" }, {

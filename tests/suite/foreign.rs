@@ -14,6 +14,8 @@ use proptest::test_runner::{Config, TestRunner};
 mod batch_answer;
 #[path = "../fuzz/subjects/config.rs"]
 mod config;
+#[path = "../fuzz/subjects/cron_expression.rs"]
+mod cron_expression;
 #[path = "../fuzz/subjects/database_url.rs"]
 mod database_url;
 #[path = "../fuzz/subjects/http_answer.rs"]
@@ -116,6 +118,11 @@ fn holds(target: &str, cases: u32, check: fn(&[u8])) {
 #[test]
 fn times_durations_and_zones() {
     holds("when", 4000, when::check);
+}
+
+#[test]
+fn cron_expressions() {
+    holds("cron_expression", 2000, cron_expression::check);
 }
 
 #[test]

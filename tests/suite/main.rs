@@ -37,6 +37,7 @@ mod proxies;
 mod readme;
 mod recovery;
 mod runs;
+mod schedules;
 mod schema;
 mod security;
 mod spawn;

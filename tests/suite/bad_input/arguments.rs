@@ -96,6 +96,31 @@ on_both_databases! {
         ]);
     }
 
+    fn what_is_no_rule_is_refused_with_what_is_wrong_with_it(site: &Site) {
+        prepared(site);
+        let next = |cron| ["schedules", "next", "--cron", cron];
+        all_refused(site, USAGE, &[
+            (&next("0 0 31 2 *"), &["--cron", "`0 0 31 2 *`", "never matches"]),
+            (&next("every day"), &["`every day`", "has 2 fields", "five are wanted"]),
+            (&next("0 0 0 * * *"), &["has 6 fields"]),
+            (&next("61 * * * *"), &["minute `61`", "0 to 59"]),
+            (&next("* * * * mnday"), &["day of week `mnday`", "sun to sat"]),
+            (&next("@reboot"), &["`@reboot`", "names no times"]),
+            (&next("@dialy"), &["`@dialy`", "`@daily`"]),
+            (&next("\u{1b}[2J"), &["no cron expression"]),
+            (&["schedules", "next", "--cron", "@daily", "--tz", "Mars"], &["--tz", "`Mars`"]),
+            (&["schedules", "next", "--cron", "@daily", "--after", "noon"], &[
+                "--after", "`noon`",
+            ]),
+            (&["schedules", "next", "--cron", "@daily", "--count", "0"], &["--count", "0"]),
+            (&["schedules", "next", "--every", "6h"], &["--anchor"]),
+            (&["schedules", "next", "--every", "0s", "--anchor", "now"], &["--every", "1s"]),
+            (&["schedules", "next", "--every", "6h", "--anchor", "noon"], &["--anchor", "`noon`"]),
+            (&["schedules", "next"], &["--cron", "--every"]),
+            (&["schedules", "nxet"], &["nxet", "next"]),
+        ]);
+    }
+
     fn a_local_time_that_clocks_skip_or_repeat_is_refused_with_both_readings(site: &Site) {
         prepared(site);
         let at = |time| ["add", "reminder", "--at", time, "--tz", "Europe/Amsterdam"];
