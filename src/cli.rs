@@ -357,8 +357,8 @@ pub enum IfExists {
 
 One JSON object a line: type; at, in or due_at (Unix seconds); and if wanted payload (a string is
 stored as it is, anything else as its JSON), payload_base64, key, priority, expires. Lines go in by
-chunks of up to 500; where a line is wrong, nothing of its chunk is in, and the message says where
-to go on. A line whose key a ready event has is counted as kept.")]
+chunks of 500, or of as many more as 50 ms are enough for; where a line is wrong, nothing of its
+chunk is in, and the message says where to go on. A line whose key a ready event has is counted as kept.")]
 pub struct ImportArgs {
     /// Begin with this line, counting from 1
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -1,6 +1,7 @@
 //! `import`: many events from JSON lines on stdin, all or nothing a chunk, in constant memory.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -9,6 +10,7 @@ use super::output::{plural, shorten};
 use super::progress::Progress;
 use super::{Context, types};
 use crate::cli::ImportArgs;
+use crate::clock::monotonic;
 use crate::db::Access;
 use crate::error::{Exit, Failure};
 use crate::store::desk::NewEvent;
@@ -17,8 +19,14 @@ use line::Reading;
 
 pub mod line;
 
-/// Lines of one transaction.
-const CHUNK_ROWS: usize = 500;
+/// Lines of the first transaction, and of one statement.
+const FEW_ROWS: usize = 500;
+/// Lines of one transaction at most.
+const MANY_ROWS: usize = 16 * FEW_ROWS;
+/// How long a transaction may take: a site's own writes wait no longer (RULINGS 14, 18).
+const WRITE_LIMIT: Duration = Duration::from_millis(50);
+/// Lines that come slowly wait no longer for others to go in with.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Payload bytes of one transaction.
 const CHUNK_BYTES: usize = 4 << 20;
 /// Payload bytes of one statement: far below any server's `max_allowed_packet`.
@@ -65,12 +73,14 @@ struct Sum {
 }
 
 /// Lines that go in together.
-#[derive(Default)]
 struct Chunk {
     events: Vec<line::Event>,
     bytes: usize,
     /// The first line that is not in yet.
     first_line: u64,
+    /// How many make it full.
+    rows: usize,
+    began: Instant,
 }
 
 fn import(
@@ -88,10 +98,7 @@ fn import(
     };
     let mut text = Vec::new();
     let mut sum = Sum::default();
-    let mut chunk = Chunk {
-        first_line: from_line,
-        ..Chunk::default()
-    };
+    let mut chunk = Chunk::new(from_line, FEW_ROWS);
     let mut reading = Reading {
         now: store.now()?,
         zone: context.zone().clone(),
@@ -139,9 +146,21 @@ fn bad_line(number: u64, why: &str, first: u64, from_line: u64) -> Failure {
 }
 
 impl Chunk {
+    fn new(first_line: u64, rows: usize) -> Self {
+        Self {
+            events: Vec::new(),
+            bytes: 0,
+            first_line,
+            rows,
+            began: monotonic(),
+        }
+    }
+
     fn is_full_with(&self, event: &line::Event) -> bool {
         let bytes = self.bytes + event.payload_bytes();
-        !self.events.is_empty() && (self.events.len() == CHUNK_ROWS || bytes > CHUNK_BYTES)
+        let rows = self.events.len();
+        let is_full = rows >= self.rows || bytes > CHUNK_BYTES;
+        !self.events.is_empty() && (is_full || self.began.elapsed() >= PATIENCE)
     }
 
     fn push(&mut self, event: line::Event) {
@@ -155,6 +174,7 @@ impl Chunk {
             return Ok(());
         }
         let now = store.now()?;
+        let began = monotonic();
         let events: Vec<NewEvent<'_>> = self.events.iter().map(line::Event::as_new).collect();
         let added = store
             .add_many(&events, &statement_sizes(&self.events), now)
@@ -167,12 +187,22 @@ impl Chunk {
             })?;
         sum.imported += added;
         sum.kept += events.len() as u64 - added;
-        *self = Chunk {
-            first_line: next_line,
-            ..Chunk::default()
-        };
+        *self = Self::new(next_line, rows_after(events.len(), monotonic() - began));
         Ok(())
     }
+}
+
+/// How many lines the next transaction may hold after one of so many that took so long: each costs
+/// a flush of the disk, which is most of what a few lines cost.
+fn rows_after(rows: usize, took: Duration) -> usize {
+    let rows = if took < WRITE_LIMIT / 2 {
+        rows * 2
+    } else if took > WRITE_LIMIT {
+        rows / 2
+    } else {
+        rows
+    };
+    rows.clamp(FEW_ROWS, MANY_ROWS)
 }
 
 /// How many events go into each statement.
@@ -180,7 +210,7 @@ fn statement_sizes(events: &[line::Event]) -> Vec<usize> {
     let mut sizes = Vec::new();
     let (mut size, mut bytes) = (0, 0);
     for event in events {
-        if size > 0 && bytes + event.payload_bytes() > STATEMENT_BYTES {
+        if size == FEW_ROWS || (size > 0 && bytes + event.payload_bytes() > STATEMENT_BYTES) {
             sizes.push(size);
             (size, bytes) = (0, 0);
         }

@@ -180,6 +180,30 @@ fn an_endless_line_is_refused_before_it_fills_the_memory() {
 }
 
 #[test]
+fn chunks_grow_while_they_are_quick_to_write_and_shrink_again() {
+    let next = |rows, millis| rows_after(rows, Duration::from_millis(millis));
+    assert_eq!(next(500, 3), 1000);
+    assert_eq!(next(500, 30), 500);
+    assert_eq!(next(1000, 51), 500);
+    assert_eq!(next(500, 900), 500, "never fewer");
+    assert_eq!(next(8000, 1), 8000, "never more than memory is meant for");
+    let at = Fixture::new();
+    assert_eq!(try_import(&at, lines(20_000), 1).unwrap().imported, 20_000);
+    let distinct = at.rows("SELECT COUNT(DISTINCT due_at), COUNT(*) FROM scheduled_events");
+    assert_eq!(distinct, ["20000|20000"]);
+}
+
+#[test]
+fn a_chunk_of_thousands_goes_in_by_statements_of_hundreds() {
+    let reading = Reading {
+        now: UnixSeconds(0),
+        zone: crate::zone::Zone::utc(),
+    };
+    let event = reading.event(lines(1).as_bytes(), 1).unwrap().unwrap();
+    assert_eq!(statement_sizes(&vec![event; 1200]), [500, 500, 200]);
+}
+
+#[test]
 fn large_payloads_are_cut_into_small_statements_and_chunks() {
     let at = Fixture::new();
     let line = format!(
