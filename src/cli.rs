@@ -245,8 +245,15 @@ pub struct RunArgs {
 #[command(group = ArgGroup::new("when").required(true).args(["at", "in"]), after_help = "Examples:
   punctual add reminder --in 30d --payload '{\"article\":7}'
   punctual add unlock --at '2026-12-01 08:00' --tz Europe/Amsterdam --key article-7
+  punctual add reminder --at 'monday 09:00' --expires 'monday end'
+  punctual add overdue --at '2026-12-01 end' --tz Asia/Tokyo
   punctual add digest --in 5m --key digest --if-exists latest
   generate | punctual add report --at now --payload-file -
+
+A time, in the zone of --tz: now; 2026-12-01, today, tomorrow or a day of the week (the next one at
+which that time is still ahead), alone for the beginning of that day, or with a time (monday 09:00)
+or with the word end for its last second (2026-12-01 end). Or a time in a zone of its own:
+2026-12-01T08:00:00+01:00, @1795335300 (Unix seconds), 20261201070000 (UTC).
 
 Prints the id; with --json: id, type, due_at, created (false: an existing event was kept).")]
 pub struct AddArgs {
