@@ -205,12 +205,15 @@ pub struct InitArgs {
 
 /// `run`.
 #[derive(Debug, Clone, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag by itself")]
 #[command(after_help = "Examples:
   * * * * * punctual --config /srv/site/punctual.toml run
+  * * * * * punctual --config /srv/site/punctual.toml run --linger
   punctual run --dry-run --due-before '2026-12-24 18:00'
   punctual run --max-time 2h --type reminder
 
 Says nothing when all is well. When another run is at work it steps aside: exit 0, silently. With
+--linger it waits for the other to end, and lasts as long as `linger` of the configuration says. With
 --json one object: run_id, epoch, started_at, cutoff, finished_at, stop, fired, done, retried,
 deferred, dead, skipped, unknown, withdrawn, recovered, released, waves, remaining_due, types.")]
 pub struct RunArgs {
@@ -220,6 +223,9 @@ pub struct RunArgs {
     /// Start nothing after this long (by hand: 2h; 0s: no limit)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub max_time: Option<Duration>,
+    /// Stay for 65s, or --max-time, and fire in its very second what becomes due meanwhile
+    #[arg(long, conflicts_with_all = ["dry_run", "due_before"])]
+    pub linger: bool,
     /// Start at most this many attempts
     #[arg(long, value_name = "N")]
     pub max_events: Option<u64>,

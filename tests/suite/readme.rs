@@ -130,6 +130,17 @@ fn the_example_of_times_prints_what_it_says() {
     assert_eq!(site.query_i64(expiries), 1_922_453_999);
 }
 
+#[test]
+fn the_example_of_lingering_prints_what_it_says() {
+    let hello = blocks("toml")
+        .into_iter()
+        .find(|text| text.contains("[type.hello]"));
+    let site = Site::sqlite();
+    site.config(&hello.expect("the type")).init();
+    let (script, printed) = example("## To the second");
+    assert_eq!(shell(&site, &script), printed);
+}
+
 /// What a chapter's first shell block says, and what the text block behind it says it prints.
 fn example(chapter: &str) -> (String, String) {
     let text = readme();
