@@ -1,6 +1,7 @@
 //! One run, readable top to bottom as DESIGN §5: file lock, connection, advisory lock, peek,
-//! lease, recovery, waves until drained or the budget is used, and a clean end. `kill -9` at any
-//! instant needs no clean-up step: the next run's first steps are the recovery.
+//! lease, recovery, waves until drained or the budget is used, and a clean end. One that lingers
+//! waits between these steps: for the file lock, for the first thing to do, for each further round.
+//! `kill -9` at any instant needs no clean-up step: the next run's first steps are the recovery.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -268,7 +268,7 @@ impl Runner<'_> {
     /// Further rounds, each with a cutoff of its own, as long as the budget lasts.
     pub(super) fn linger(&mut self) -> Result<(), Trouble> {
         let mut vigil = Vigil::new(self.config.run.poll);
-        while self.stop == Some(Stop::Drained) {
+        while self.stop == Some(Stop::Drained) && self.events_left() > 0 {
             self.flush()?;
             let Some(states) = self.next_round(&mut vigil)? else {
                 return Ok(());

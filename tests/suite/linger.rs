@@ -1,14 +1,17 @@
 //! `run --linger`: one run over many rounds, from the instant one thing is due to the next, and the
 //! lock handed over from tick to tick.
 
+use std::cell::Cell as Count;
 use std::path::Path;
 use std::process::Command;
+use std::rc::Rc;
 use std::time::Duration;
 
 use punctual::clock::Clock;
 use punctual::config;
-use punctual::db::Access;
-use punctual::runner::{self, Options, Report, World};
+use punctual::db::double::{Call, Hooks, hooked};
+use punctual::db::{Access, Db, DbError, DbErrorKind, DbResult};
+use punctual::runner::{self, Connect, Options, Report, World};
 use rustix::process::Signal;
 
 use crate::plans::loaded;
@@ -255,6 +258,34 @@ on_both_databases! {
         assert!(statements < 250, "{statements}");
     }
 
+    fn a_run_that_lingers_ends_with_the_number_of_events(site: &Site) {
+        site.config(NOTE).init();
+        insert(site, "note", 2);
+        let words = ["run", "--linger", "--max-time", "1h", "--max-events", "2", "--json"];
+        let run = site.punctual(words).ok().json();
+        assert_eq!((&run["done"], &run["stop"]), (&2.into(), &"drained".into()), "{run}");
+        insert(site, "note", 2);
+        let words = ["run", "--linger", "--max-time", "1h", "--max-events", "1", "--json"];
+        let run = site.punctual(words).ok().json();
+        assert_eq!((&run["done"], &run["stop"]), (&1.into(), &"max_events".into()), "{run}");
+    }
+
+    fn a_database_that_is_busy_at_a_poll_does_not_end_a_run_that_waits(site: &Site) {
+        site.config(NOTE).init();
+        due_at(site, now() + 1);
+        let refused = Rc::new(Count::new(0));
+        let (config, counted) = (loaded(site), Rc::clone(&refused));
+        let connect = move |database: &config::Database, access: Access, clock: Clock| {
+            let inner = punctual::db::connect(database, access, clock)?;
+            let polls = 0;
+            let refused = Rc::clone(&counted);
+            Ok(hooked(inner, BusyAtPolls { polls, refused }))
+        };
+        let report = run_with(&config, &connect, Some(1), Duration::from_mins(10));
+        assert_eq!(report.counts.done, 1, "{report:?}");
+        assert!(refused.get() >= 4, "{} refused", refused.get());
+    }
+
     fn what_makes_no_sense_beside_it_is_refused(site: &Site) {
         site.config(NOTE).init();
         for words in [
@@ -289,21 +320,52 @@ fn a_run_of_many_rounds_needs_no_more_memory_than_one_of_a_few() {
     assert!(peaks[59] <= peaks[19] + 512, "{peaks:?}");
 }
 
+/// Of the first looks and questions for the version every other one meets a lock.
+struct BusyAtPolls {
+    polls: usize,
+    refused: Rc<Count<usize>>,
+}
+
+impl Hooks for BusyAtPolls {
+    fn before(&mut self, _db: &mut dyn Db, call: Call<'_>) -> DbResult<()> {
+        let is_poll = match call {
+            Call::Version => true,
+            Call::Statement(sql, _) => sql.contains("status = 'running'"),
+            _ => false,
+        };
+        self.polls += usize::from(is_poll);
+        if is_poll && self.polls <= 9 && self.polls.is_multiple_of(2) {
+            self.refused.set(self.refused.get() + 1);
+            return Err(DbError::new(DbErrorKind::Busy, "locked"));
+        }
+        Ok(())
+    }
+}
+
 /// A run that lingers for so long, in this process.
 fn run_recorded(site: &Site, recording: &Recording, time: Duration) -> Report {
-    let config = loaded(site);
     let connect = |database: &config::Database, access: Access, clock: Clock| {
         Ok(recording.of(punctual::db::connect(database, access, clock)?))
     };
+    run_with(&loaded(site), &connect, None, time)
+}
+
+fn run_with(
+    config: &config::Config,
+    connect: &Connect<'_>,
+    max_events: Option<u64>,
+    time: Duration,
+) -> Report {
     let world = World {
         clock: Clock::system(),
-        connect: &connect,
+        connect,
         watchdog: Path::new(env!("CARGO_BIN_EXE_punctual")),
     };
     let options = Options {
         max_time: Some(time),
         linger: true,
-        ..Options::of(&config)
+        max_events,
+        ..Options::of(config)
     };
-    runner::run(&config, &options, world, &mut |_| {}).expect("a run")
+    runner::run(config, &options, world, &mut |_| {}).expect("a run")
 }
