@@ -21,7 +21,8 @@ use crate::support::recorder::Recording;
 use crate::support::site::Site;
 use crate::volume::high_water_kib;
 
-const NOTE: &str = "[run]\npoll = \"100ms\"\nlease_ttl = \"6s\"\n[type.note]\nhandler = \"command\"\n\
+const NOTE: &str = "[run]\npoll = \"100ms\"\nlease_ttl = \"6s\"\n\
+    [type.note]\nhandler = \"command\"\n\
     command = [\"sh\", \"-c\", \"echo $PUNCTUAL_EVENT_ID >> fired\"]\n";
 
 /// A tick of which nothing but a signal makes an end in this test; the file `clock` moves its clock.
@@ -214,7 +215,9 @@ on_both_databases! {
 
     fn a_waiting_run_asks_no_more_than_one_question_a_poll(site: &Site) {
         let poll = Duration::from_millis(500);
-        site.config("[run]\npoll = \"500ms\"\n[type.note]\nhandler = \"command\"\ncommand = [\"true\"]\n")
+        let text = "[run]\npoll = \"500ms\"\n[type.note]\nhandler = \"command\"\n\
+                    command = [\"true\"]\n";
+        site.config(text)
             .init();
         // Neither what lies beyond the budget nor a type that nobody handles is a reason to ask more.
         site.sql(&format!(
