@@ -251,12 +251,15 @@ pub struct InitArgs {
 
 /// `run`.
 #[derive(Debug, Clone, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag by itself")]
 #[command(after_help = "Examples:
   * * * * * punctual --config /srv/site/punctual.toml run
+  * * * * * punctual --config /srv/site/punctual.toml run --linger
   punctual run --dry-run --due-before '2026-12-24 18:00'
   punctual run --max-time 2h --type reminder
 
 Says nothing when all is well. When another run is at work it steps aside: exit 0, silently. With
+--linger it waits for the other to end, and lasts as long as `linger` of the configuration says. With
 --json one object: run_id, epoch, started_at, cutoff, finished_at, stop, fired, done, retried,
 deferred, dead, skipped, unknown, withdrawn, recovered, released, waves, remaining_due, types.")]
 pub struct RunArgs {
@@ -266,6 +269,9 @@ pub struct RunArgs {
     /// Start nothing after this long (by hand: 2h; 0s: no limit)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub max_time: Option<Duration>,
+    /// Stay for 65s, or --max-time, and fire in its very second what becomes due meanwhile
+    #[arg(long, conflicts_with_all = ["dry_run", "due_before"])]
+    pub linger: bool,
     /// Start at most this many attempts
     #[arg(long, value_name = "N")]
     pub max_events: Option<u64>,
@@ -291,8 +297,15 @@ pub struct RunArgs {
 #[command(group = ArgGroup::new("when").required(true).args(["at", "in"]), after_help = "Examples:
   punctual add reminder --in 30d --payload '{\"article\":7}'
   punctual add unlock --at '2026-12-01 08:00' --tz Europe/Amsterdam --key article-7
+  punctual add reminder --at 'monday 09:00' --expires 'monday end'
+  punctual add overdue --at '2026-12-01 end' --tz Asia/Tokyo
   punctual add digest --in 5m --key digest --if-exists latest
   generate | punctual add report --at now --payload-file -
+
+A time, in the zone of --tz: now; 2026-12-01, today, tomorrow or a day of the week (the next one at
+which that time is still ahead), alone for the beginning of that day, or with a time (monday 09:00)
+or with the word end for its last second (2026-12-01 end). Or a time in a zone of its own:
+2026-12-01T08:00:00+01:00, @1795335300 (Unix seconds), 20261201070000 (UTC).
 
 Prints the id; with --json: id, type, due_at, created (false: an existing event was kept).")]
 pub struct AddArgs {

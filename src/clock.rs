@@ -69,13 +69,20 @@ impl Clock {
     }
 
     /// The current second, rounded down: an event due within it counts as due.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn now(self) -> UnixSeconds {
+        self.read().0
+    }
+
+    /// The current second, and how much of it is over.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn read(self) -> (UnixSeconds, Duration) {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
-        UnixSeconds(seconds.saturating_add(self.shift + fault::clock_shift()))
+        let seconds = seconds.saturating_add(self.shift + fault::clock_shift());
+        let over = Duration::from_nanos(since_epoch.subsec_nanos().into());
+        (UnixSeconds(seconds), over)
     }
 }
 

@@ -202,6 +202,10 @@ pub enum Tls {
 pub struct RunConfig {
     /// Start nothing once a run has lasted this long; `None`: no limit.
     pub max_time: Option<Duration>,
+    /// How long a run that lingers lasts, instead of `max_time`.
+    pub linger: Duration,
+    /// How often a run that lingers looks for new rows.
+    pub poll: Duration,
     /// Start at most this many attempts a run.
     pub max_events: Option<u64>,
     /// The most events of one turn.
@@ -226,6 +230,8 @@ impl Default for RunConfig {
     fn default() -> Self {
         Self {
             max_time: Some(Duration::from_secs(50)),
+            linger: Duration::from_secs(65),
+            poll: Duration::from_secs(1),
             max_events: None,
             batch_size: 500,
             history: Duration::from_hours(30 * 24),

@@ -109,6 +109,15 @@ impl Rate {
         usize::try_from(self.tokens_milli / 1000).unwrap_or(0)
     }
 
+    /// When an attempt may start, as far as is known at `now`.
+    pub fn next(&mut self, now: UnixSeconds) -> UnixSeconds {
+        self.refill(now);
+        let missing = (1000 - self.tokens_milli).max(0);
+        let seconds = u64::try_from(missing * 60).unwrap_or(0);
+        let a_second = u64::try_from(self.per_minute * 1000).unwrap_or(1);
+        now.after(Duration::from_secs(seconds.div_ceil(a_second.max(1))))
+    }
+
     /// Takes `attempts` out.
     pub fn take(&mut self, attempts: usize) {
         self.tokens_milli -= i64::try_from(attempts).unwrap_or(i64::MAX / 1000) * 1000;
@@ -271,6 +280,19 @@ mod tests {
         assert_eq!(rate.available(start), 0);
         assert_eq!(rate.available(start.after(Duration::from_secs(10))), 5);
         assert_eq!(rate.available(start.after(Duration::from_hours(1))), 30);
+    }
+
+    #[test]
+    fn a_rate_says_when_the_next_attempt_may_start_and_no_second_too_early_or_late() {
+        for per_minute in [1, 7, 30, 60, 90, 1000] {
+            let start = UnixSeconds(1000);
+            let mut rate = Rate::new(per_minute, Some((0, start)), start);
+            let next = rate.next(start);
+            let before = UnixSeconds(next.0 - 1);
+            assert_eq!(rate.clone().available(before), 0, "{per_minute}");
+            assert!(rate.available(next) > 0, "{per_minute}");
+            assert_eq!(rate.next(next), next);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | [`cli`], [`cmd`] | the command line as types; a file a command family; all that prints |
 //! | [`config`] | flags over environment over file over defaults, validated into one `Config` |
-//! | [`runner`] | a run: recovery, waves, what becomes of attempts, the end; the dry run |
+//! | [`runner`] | a run: recovery, waves, what becomes of attempts, the wait for the next; the dry run |
 //! | [`lock`], [`lease`] | the three layers that keep runs apart |
 //! | [`store`] | every query, written once for both dialects |
 //! | [`db`] | the narrow connection; each driver named in one file; the schema and its migrations |

@@ -1,12 +1,11 @@
 //! One run, readable top to bottom as DESIGN §5: file lock, connection, advisory lock, peek,
-//! lease, recovery, waves until drained or the budget is used, and a clean end. `kill -9` at any
-//! instant needs no clean-up step: the next run's first steps are the recovery.
+//! lease, recovery, waves until drained or the budget is used, and a clean end. One that lingers
+//! waits between these steps: for the file lock, for the first thing to do, for each further round.
+//! `kill -9` at any instant needs no clean-up step: the next run's first steps are the recovery.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-use anyhow::Context;
 
 use crate::clock::{Clock, UnixSeconds, monotonic};
 use crate::config::{Config, Database, TypeConfig};
@@ -17,7 +16,7 @@ use crate::fair::Turns;
 use crate::fault::point;
 use crate::lease::{Applicant, Lease};
 use crate::lock::{self, Asked, FileLock};
-use crate::spawn::Reactor;
+use crate::spawn::{Reactor, Sleeper};
 use crate::store::peek::TypeState;
 use crate::store::runs::{Counts, Progress};
 use crate::store::settle::{Ack, Fate};
@@ -30,6 +29,7 @@ mod ending;
 mod idle;
 pub mod judge;
 mod lane;
+mod linger;
 pub mod plan;
 mod recovery;
 mod report;
@@ -38,8 +38,8 @@ mod waves;
 
 pub use report::{Report, Stop};
 
-use idle::{idle, may_fire, nothing_waits};
 use lane::Lane;
+use linger::{Waiting, Watched, Work};
 use signals::Signals;
 
 /// Added to what a claim may need at the longest (RULINGS 26).
@@ -85,6 +85,8 @@ impl World<'_> {
 pub struct Options {
     /// Start nothing once the run has lasted this long.
     pub max_time: Option<Duration>,
+    /// Once nothing is left, wait for what becomes due until the time is used up.
+    pub linger: bool,
     /// Start at most this many attempts.
     pub max_events: Option<u64>,
     /// The most events of one turn.
@@ -102,12 +104,18 @@ impl Options {
     pub fn of(config: &Config) -> Self {
         Self {
             max_time: config.run.max_time,
+            linger: false,
             max_events: config.run.max_events,
             batch_size: config.run.batch_size,
             types: Vec::new(),
             due_before: None,
             allow_network_fs: config.run.allow_network_fs,
         }
+    }
+
+    /// How far a round that begins at `now` looks.
+    fn cutoff(&self, now: UnixSeconds) -> UnixSeconds {
+        self.due_before.map_or(now, |wanted| wanted.min(now))
     }
 
     fn wants(&self, type_name: &str) -> bool {
@@ -156,28 +164,46 @@ pub fn run(
     let begun = monotonic();
     let clock = world.clock;
     let mut signals = Signals::listen()?;
+    let sleeper = options.linger.then(Sleeper::new).transpose()?;
+    if let Some(sleeper) = &sleeper {
+        signals.wake(&sleeper.waker())?;
+    }
+    let deadline = options.max_time.map(|time| begun + time);
+    let waiting = Waiting {
+        config,
+        options,
+        signals: &signals,
+        sleeper: sleeper.as_ref(),
+        deadline,
+    };
     let lock_path = lock::lock_path(config)?;
     let may_lack_locks = options.allow_network_fs || !config.is_sqlite();
-    let lock = match FileLock::ask(&lock_path, clock.now(), may_lack_locks)? {
+    let lock = match waiting.file_lock(&lock_path, clock, may_lack_locks)? {
         Asked::Held(lock) => lock,
         Asked::Busy => {
             log::info!("{} is held by another run", lock_path.display());
-            lock::count_aside(&lock_path)?;
-            return Ok(Report::without_work(Stop::Locked, clock.now(), clock.now()));
+            let stop = signals.received().map_or(Stop::Locked, Stop::Signal);
+            if stop == Stop::Locked {
+                lock::count_aside(&lock_path)?;
+            }
+            return Ok(Report::without_work(stop, clock.now(), clock.now()));
         }
     };
     point("lock.file");
     let mut store = world.store(config)?;
     let install = store.install()?;
     let host = lock::host_name();
-    let mut advisory = store.advisory_lock(&install)?;
-    let cutoff = |now| options.due_before.map_or(now, |wanted| wanted.min(now));
+    let mut advisory = if options.linger {
+        store.advisory_lock_handed_over(&install)?
+    } else {
+        store.advisory_lock(&install)?
+    };
     if advisory == AdvisoryLock::Busy {
         let now = store.now()?;
         let lease = store.lease_row()?.filter(|lease| lease.has_lapsed(now));
         let Some(lease) = lease else {
             store.count_aside(&host, now)?;
-            return Ok(Report::without_work(Stop::Locked, now, cutoff(now)));
+            return Ok(Report::without_work(Stop::Locked, now, options.cutoff(now)));
         };
         // Of a run that may claim nothing more. Whether or not its session can be ended, the lease
         // decides.
@@ -187,22 +213,18 @@ pub fn run(
         log::warn!("this server keeps no advisory locks; the lease alone keeps runs apart");
     }
     point("lock.advisory");
-    let read_at = monotonic();
-    let peek = store
-        .peek()?
-        .context("event_lease has no row named `run`; run `punctual init`")?;
+    let Work {
+        peek,
+        read_at,
+        cutoff,
+        states,
+    } = match waiting.work(&mut store)? {
+        Watched::Work(work) => work,
+        Watched::Over(report) => return Ok(report),
+    };
     let now = peek.now;
-    let cutoff = cutoff(now);
-    point("peek.done");
-    let at_rest = nothing_waits(&peek, now);
-    if at_rest && peek.next_due.is_none_or(|due| due > cutoff) {
-        return idle(&mut store, &peek, now, cutoff);
-    }
-    let states = store.type_states()?;
-    if at_rest && !may_fire(&mut store, config, options, &states, now, cutoff)? {
-        return idle(&mut store, &peek, now, cutoff);
-    }
-    let deadline_at = options.max_time.map(|time| now.after(time));
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(read_at));
+    let deadline_at = left.map(|left| now.after(left));
     let applicant = Applicant {
         host: &host,
         lock: lock.identity(),
@@ -223,7 +245,7 @@ pub fn run(
         lease.epoch
     );
     let reactor = Reactor::new(lock.try_clone()?, world.watchdog)?;
-    signals.wake(&reactor)?;
+    signals.wake(&reactor.waker())?;
     let runner = Runner {
         config,
         options,
@@ -237,12 +259,15 @@ pub fn run(
         started_at: now,
         cutoff,
         anchor: (read_at, now),
-        deadline: options.max_time.map(|time| begun + time),
+        deadline,
         signals,
         reactor,
         lanes: Vec::new(),
         turns: Turns::new(&[], options.batch_size),
-        progress: Progress::default(),
+        progress: Progress {
+            cutoff,
+            ..Progress::default()
+        },
         counts: BTreeMap::new(),
         pending: Vec::new(),
         pending_since: None,
@@ -254,7 +279,7 @@ pub fn run(
         stop: None,
         trouble: None,
         failures: Vec::new(),
-        misconfigured: Vec::new(),
+        misconfigured: BTreeMap::new(),
         prune_at: peek.lease.prune_at,
         watch,
     };
@@ -336,7 +361,8 @@ pub(crate) struct Runner<'r> {
     stop: Option<Stop>,
     trouble: Option<DbError>,
     failures: Vec<(String, EventId, String)>,
-    misconfigured: Vec<String>,
+    /// By type, the line that says why.
+    misconfigured: BTreeMap<String, String>,
     prune_at: UnixSeconds,
     watch: &'r mut Watch<'r>,
 }
@@ -347,7 +373,11 @@ impl Runner<'_> {
             self.store.keep_ids_from_coming_back()?;
             let suspects = self.recover()?;
             self.open_lanes(states, &suspects)?;
-            self.drain()
+            self.drain()?;
+            if self.options.linger {
+                self.linger()?;
+            }
+            Ok(())
         });
         if let Err(trouble) = drained {
             self.note_trouble(trouble);

@@ -14,13 +14,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::Pid;
 
@@ -30,12 +28,15 @@ use crate::token::random_hex;
 use crate::watchdog::{MARK, Watchdog};
 
 mod child;
+mod sleeper;
 mod spec;
 
 pub use child::{Exit, STDERR_KEPT};
+pub use sleeper::{Sleeper, Waker};
 pub use spec::CommandSpec;
 
 use child::{Feed, Running};
+use sleeper::poll_for;
 
 /// How often children are looked at where the kernel has no pidfd (before Linux 5.3).
 const LOOK_ROUND: Duration = Duration::from_millis(5);
@@ -85,23 +86,10 @@ impl SpawnError {
     }
 }
 
-/// Ends the current or the next [`Reactor::wait`], from any thread.
-#[derive(Debug, Clone)]
-pub struct Waker(Arc<UnixStream>);
-
-impl Waker {
-    /// Wakes the reactor. Many calls may make one wake-up.
-    pub fn wake(&self) {
-        // A full buffer wakes as well; a reactor that is gone need not be woken.
-        let _ = (&*self.0).write(&[1]);
-    }
-}
-
 /// The run's children, and what it waits for.
 #[derive(Debug)]
 pub struct Reactor {
-    waker: Waker,
-    woken: UnixStream,
+    sleeper: Sleeper,
     run_lock: File,
     watchdog_program: PathBuf,
     /// What tells this run's children from all other processes.
@@ -120,12 +108,8 @@ impl Reactor {
     /// closing the file, never by unlocking it. `watchdog` is the program to run as watchdog:
     /// `punctual` itself.
     pub fn new(run_lock: File, watchdog: impl Into<PathBuf>) -> io::Result<Self> {
-        let (woken, waker) = UnixStream::pair()?;
-        woken.set_nonblocking(true)?;
-        waker.set_nonblocking(true)?;
         Ok(Self {
-            waker: Waker(Arc::new(waker)),
-            woken,
+            sleeper: Sleeper::new()?,
             run_lock,
             watchdog_program: watchdog.into(),
             mark: random_hex(),
@@ -147,13 +131,7 @@ impl Reactor {
 
     /// What wakes this reactor.
     pub fn waker(&self) -> Waker {
-        self.waker.clone()
-    }
-
-    /// A stream that wakes this reactor when a byte is written: for
-    /// `signal_hook::low_level::pipe::register`.
-    pub fn waker_stream(&self) -> io::Result<UnixStream> {
-        self.waker.0.try_clone()
+        self.sleeper.waker()
     }
 
     /// Starts the watchdog unless it stands. [`Reactor::spawn`] does so too; a run that calls it
@@ -272,7 +250,7 @@ impl Reactor {
     fn poll(&self, patience: Duration) -> io::Result<Vec<(Source, ChildId)>> {
         let mut sources = Vec::with_capacity(1 + 4 * self.children.len());
         let mut fds = Vec::with_capacity(sources.capacity());
-        fds.push(PollFd::new(&self.woken, PollFlags::IN));
+        fds.push(PollFd::new(&self.sleeper, PollFlags::IN));
         for (&id, child) in &self.children {
             let mut watch = |source, fd| {
                 sources.push((source, id));
@@ -291,37 +269,17 @@ impl Reactor {
                 watch(Source::End, PollFd::new(pidfd, PollFlags::IN));
             }
         }
-        let limit = Timespec {
-            tv_sec: i64::MAX,
-            tv_nsec: 0,
-        };
-        match poll(
-            &mut fds,
-            Some(&Timespec::try_from(patience).unwrap_or(limit)),
-        ) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
+        if !poll_for(&mut fds, patience)? {
+            return Ok(Vec::new());
         }
         if !fds[0].revents().is_empty() {
-            self.empty_waker();
+            self.sleeper.empty();
         }
         let ready = fds[1..]
             .iter()
             .zip(sources)
             .filter(|(fd, _)| !fd.revents().is_empty());
         Ok(ready.map(|(_, source)| source).collect())
-    }
-
-    fn empty_waker(&self) {
-        let mut bytes = [0; 256];
-        loop {
-            match (&self.woken).read(&mut bytes) {
-                Ok(count) if count == bytes.len() => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                _ => return,
-            }
-        }
     }
 
     fn serve(&mut self, source: Source, id: ChildId) {

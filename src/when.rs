@@ -12,6 +12,10 @@ use crate::clock::UnixSeconds;
 use crate::nearest::nearest;
 use crate::zone::{Instants, Zone};
 
+mod day;
+
+use day::DayTime;
+
 /// The longest duration taken, so that sums with it cannot overflow: 1000 years.
 const LONGEST: Duration = Duration::from_hours(1000 * 8766);
 
@@ -20,10 +24,18 @@ const LONGEST: Duration = Duration::from_hours(1000 * 8766);
 pub enum WhenError {
     /// It has none of the forms of a time.
     #[error(
-        "`{0}` is no time; write 2026-11-22 09:15, 2026-11-22T09:15:00+01:00, \
-         @1795335300 (Unix seconds) or 20261122081500 (MediaWiki, UTC)"
+        "`{text}` is no time{hint}; write 2026-11-22 09:15, monday 09:15, today end, \
+         2026-11-22T09:15:00+01:00, @1795335300 (Unix seconds) or 20261122081500 (MediaWiki, UTC)"
     )]
-    NoTime(String),
+    NoTime {
+        /// As written.
+        text: String,
+        /// The nearest day that has a name.
+        hint: String,
+    },
+    /// A day by name, and behind it something else than a time of that day.
+    #[error("`{0}` has no time behind its day; write for example monday 09:15 or monday end")]
+    NoTimeOfDay(String),
     /// A number without `@`, which could be seconds or milliseconds.
     #[error("`{text}` is a bare number; write @{seconds} for Unix seconds")]
     BareNumber {
@@ -83,8 +95,10 @@ pub enum WhenError {
 }
 
 /// Reads a time: RFC 3339 with any offset, `YYYY-MM-DD[ HH:MM[:SS]]` in `zone` (a `T` may stand
-/// between), `@` and Unix seconds, MediaWiki's 14 digits (UTC), or the word `now`. Fractions of a
-/// second are rounded up, because an event is never early (DESIGN §2).
+/// between), `@` and Unix seconds, MediaWiki's 14 digits (UTC), or the word `now`. For the date may
+/// stand `today`, `tomorrow`, or a day of the week: the next one at which that time is still ahead.
+/// A day alone is its first second, one with `end` behind it its last. Fractions of a second are
+/// rounded up, because an event is never early (DESIGN §2).
 pub fn parse_time(text: &str, zone: &Zone, now: UnixSeconds) -> Result<UnixSeconds, WhenError> {
     let word = text.trim();
     if word.eq_ignore_ascii_case("now") {
@@ -99,7 +113,10 @@ pub fn parse_time(text: &str, zone: &Zone, now: UnixSeconds) -> Result<UnixSecon
             _ => Err(bare_number(word)),
         };
     }
-    let written = Written::read(word).ok_or_else(|| WhenError::NoTime(shown(word)))?;
+    if let Some(named) = DayTime::read(word) {
+        return in_range(named?.resolve(zone, now)?, word);
+    }
+    let written = Written::read(word).ok_or_else(|| no_time(word))?;
     let local = written
         .local()
         .ok_or_else(|| WhenError::NotInCalendar(shown(word)))?;
@@ -206,11 +223,18 @@ pub(crate) fn shown(text: &str) -> String {
     short
 }
 
+fn no_time(word: &str) -> WhenError {
+    WhenError::NoTime {
+        text: shown(word),
+        hint: day::hint(word),
+    }
+}
+
 fn unix_seconds(number: &str, word: &str) -> Result<UnixSeconds, WhenError> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits(whole.strip_prefix('-').unwrap_or(whole)) || !digits(fraction) {
-        return Err(WhenError::NoTime(shown(word)));
+        return Err(no_time(word));
     }
     // Out of i64's range is out of ours.
     let seconds: i64 = whole.parse().unwrap_or(i64::MAX - 1);
@@ -232,7 +256,7 @@ fn bare_number(word: &str) -> WhenError {
         number
     };
     if seconds > UnixSeconds::MAX.0 {
-        return WhenError::NoTime(shown(word));
+        return no_time(word);
     }
     WhenError::BareNumber {
         text: shown(word),
@@ -269,10 +293,11 @@ struct Written {
 impl Written {
     fn read(text: &str) -> Option<Written> {
         let mut rest = Cursor(text);
+        let (year, month, day) = rest.date()?;
         let mut written = Written {
-            year: i32::try_from(rest.digits(4)?).ok()?,
-            month: rest.then('-')?.digits(2)?,
-            day: rest.then('-')?.digits(2)?,
+            year,
+            month,
+            day,
             hour: 0,
             minute: 0,
             second: 0,
@@ -283,16 +308,7 @@ impl Written {
             return Some(written);
         }
         rest.take(&['T', 't', ' '])?;
-        written.hour = rest.digits(2)?;
-        written.minute = rest.then(':')?.digits(2)?;
-        if rest.take(&[':']).is_some() {
-            written.second = rest.digits(2)?;
-            written.carry = rest.fraction()?;
-            if written.second == 60 {
-                written.second = 59;
-                written.carry += 1;
-            }
-        }
+        (written.hour, written.minute, written.second, written.carry) = rest.time()?;
         if !rest.0.is_empty() {
             written.offset = Some(rest.offset()?);
         }
@@ -320,6 +336,29 @@ impl Cursor<'_> {
         }
         self.0 = tail;
         head.parse().ok()
+    }
+
+    /// `YYYY-MM-DD`.
+    fn date(&mut self) -> Option<(i32, u32, u32)> {
+        let year = i32::try_from(self.digits(4)?).ok()?;
+        let month = self.then('-')?.digits(2)?;
+        Some((year, month, self.then('-')?.digits(2)?))
+    }
+
+    /// `HH:MM[:SS[.fraction]]`: hour, minute, second, and how many seconds are to be added for a
+    /// fraction and for the leap second `:60`.
+    fn time(&mut self) -> Option<(u32, u32, u32, i64)> {
+        let hour = self.digits(2)?;
+        let minute = self.then(':')?.digits(2)?;
+        if self.take(&[':']).is_none() {
+            return Some((hour, minute, 0, 0));
+        }
+        let second = self.digits(2)?;
+        let carry = self.fraction()?;
+        match second {
+            60 => Some((hour, minute, 59, carry + 1)),
+            _ => Some((hour, minute, second, carry)),
+        }
     }
 
     /// Exactly this character next.
@@ -368,12 +407,16 @@ fn resolve_local(local: NaiveDateTime, zone: &Zone) -> Result<i64, WhenError> {
             first: reading(first, zone),
             second: reading(second, zone),
         }),
-        Instants::Skipped { resumes } => Err(WhenError::Skipped {
-            local: plainly(local),
-            zone: zone.clone(),
-            before: reading(UnixSeconds(resumes.0 - 1), zone),
-            after: reading(resumes, zone),
-        }),
+        Instants::Skipped { resumes } => Err(skipped(local, resumes, zone)),
+    }
+}
+
+fn skipped(local: NaiveDateTime, resumes: UnixSeconds, zone: &Zone) -> WhenError {
+    WhenError::Skipped {
+        local: plainly(local),
+        zone: zone.clone(),
+        before: reading(UnixSeconds(resumes.0 - 1), zone),
+        after: reading(resumes, zone),
     }
 }
 

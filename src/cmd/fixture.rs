@@ -29,11 +29,15 @@ impl Fixture {
 
     /// As [`Fixture::new`], with types that run `true`.
     pub(crate) fn with_types(types: &[&str]) -> Self {
-        let home = tempfile::tempdir().expect("a temporary directory");
         let section =
             |name: &&str| format!("[type.{name}]\nhandler = \"command\"\ncommand = [\"true\"]\n");
-        let text = types.iter().map(section).collect::<Vec<_>>().concat();
-        let mut at = Self::reading(home.path(), &text);
+        Self::with_config(&types.iter().map(section).collect::<Vec<_>>().concat())
+    }
+
+    /// A fresh database and this configuration.
+    pub(crate) fn with_config(text: &str) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let mut at = Self::reading(home.path(), text);
         init::set_up(&at.context.config, Clock::system(), false).expect("a fresh database");
         at.home = Some(home);
         at.printed.borrow_mut().clear();

@@ -67,8 +67,16 @@ fn options(context: &Context, args: &RunArgs) -> anyhow::Result<Options> {
         }
     }
     let mut options = Options::of(config);
+    options.linger = args.linger;
+    if args.linger {
+        options.max_time = Some(config.run.linger);
+    }
     if let Some(time) = args.max_time {
         options.max_time = (!time.is_zero()).then_some(time);
+    }
+    if args.linger && options.max_time.is_none() {
+        let message = "--linger has to end some time; give --max-time a length";
+        return Err(Failure::usage(message).into());
     }
     options.max_events = args.max_events.or(options.max_events);
     options.batch_size = args.batch_size.unwrap_or(options.batch_size);

@@ -9,15 +9,16 @@ use super::output::{EventLine, escape, plural, seconds, short_payload};
 use super::{Context, list, types};
 use crate::cli::ShowArgs;
 use crate::clock::UnixSeconds;
-use crate::config::Late;
 use crate::db::Access;
 use crate::error::{Exit, Failure};
 use crate::event::{EventId, PRIORITIES};
+use crate::runner::judge::{is_late, too_late};
 use crate::store::Store;
 use crate::store::lease::LeaseRow;
 use crate::store::listing::Ended;
 use crate::store::peek::TypeState;
 use crate::store::report::{Detail, LogLine, RunRow};
+use crate::store::settle::Fate;
 use crate::when::format_duration;
 
 /// A tick older than this means that cron does not call: idle ones leave a stamp every five
@@ -157,16 +158,6 @@ impl Case {
                 context.shown(event.due_at)
             ));
         }
-        if event.expires_at.is_some_and(|at| at <= self.now) {
-            let what = if event.is_first_attempt() {
-                "skipped"
-            } else {
-                "dead"
-            };
-            all.push(format!(
-                "It has expired: the next run records it as {what}."
-            ));
-        }
         all.extend(self.why_its_type(context, live));
         if event.due_at <= self.now && all.len() == 1 {
             all.push(self.who_comes(context));
@@ -224,12 +215,19 @@ impl Case {
                 context.shown(until)
             ));
         }
-        let late = self.now.since(live.event.first_due());
-        if configured.late == Late::Skip
-            && let Some(most) = configured.max_late
-            && late > i64::try_from(most.as_secs()).unwrap_or(i64::MAX)
-        {
-            all.push("It is later than max_late: the next run records it as skipped.".to_owned());
+        let event = &live.event;
+        if let Some(Fate::Finish { outcome, error, .. }) = too_late(configured, event, self.now) {
+            let run = if event.due_at <= self.now {
+                "the next run records"
+            } else {
+                "once it is due, a run records"
+            };
+            let why = error.unwrap_or_default();
+            all.push(format!(
+                "It will not be fired ({why}): {run} it as {outcome}."
+            ));
+        } else if event.is_first_attempt() && is_late(configured, event, self.now) {
+            all.push("It is later than max_late, and is fired all the same.".to_owned());
         }
         all
     }

@@ -21,8 +21,10 @@ const TOP: [&str; 7] = [
     "run",
     "type",
 ];
-const RUN: [&str; 10] = [
+const RUN: [&str; 12] = [
     "max_time",
+    "linger",
+    "poll",
     "max_events",
     "batch_size",
     "history",
@@ -33,6 +35,10 @@ const RUN: [&str; 10] = [
     "ping",
     "allow_network_fs",
 ];
+/// A run that lingers wakes at least this often: its connection and its lease must not lapse.
+const RAREST_POLL: Duration = Duration::from_secs(15);
+const MIN_POLL: Duration = Duration::from_millis(100);
+const MIN_LINGER: Duration = Duration::from_secs(1);
 /// Leaves room for the longest of our own names within MySQL's 64 characters.
 const MAX_PREFIX: usize = 24;
 /// The shortest lease: a third of it must still be longer than a slow commit (RULINGS 13).
@@ -133,6 +139,14 @@ fn zone(entry: &Entry<'_>) -> Result<Zone, ConfigError> {
     parse_zone(entry.text()?).map_err(|error| entry.mistake(&format!("is wrong: {error}")))
 }
 
+fn poll(section: &Section<'_>) -> Result<Option<Duration>, ConfigError> {
+    let poll = section.duration("poll", MIN_POLL)?;
+    match section.get("poll") {
+        Some(entry) if poll > Some(RAREST_POLL) => Err(entry.mistake("must be at most 15s")),
+        _ => Ok(poll),
+    }
+}
+
 fn run(section: &Section<'_>) -> Result<RunConfig, ConfigError> {
     section.only(&RUN, |key| {
         TOP.contains(&key)
@@ -145,6 +159,10 @@ fn run(section: &Section<'_>) -> Result<RunConfig, ConfigError> {
         max_time: section
             .limit("max_time", default.max_time)?
             .filter(|limit| !limit.is_zero()),
+        linger: section
+            .duration("linger", MIN_LINGER)?
+            .unwrap_or(default.linger),
+        poll: poll(section)?.unwrap_or(default.poll),
         max_events: section.number("max_events", 1..=1_000_000_000)?,
         batch_size: section
             .number("batch_size", 1..=1000)?

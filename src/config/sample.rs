@@ -39,6 +39,8 @@ const TAIL: &str = r#"# password_file = "punctual.password"   # mode 0600, the p
 
 [run]
 max_time = "50s"                        # shorter than cron's interval; "none": no limit
+# linger = "65s"                        # run --linger: cron's interval and 5s, instead of max_time
+# poll = "1s"                           # run --linger: how often it looks for new rows
 # max_events = 10000                    # attempts a run; no limit unless set
 batch_size = 500                        # events of one type in a turn, up to 1000
 history = "30d"                         # done, skipped, cancelled

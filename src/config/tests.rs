@@ -106,6 +106,8 @@ fn everything_a_file_can_say_is_read() {
         state_dir = "state"
         [run]
         max_time = "none"
+        linger = "5m 5s"
+        poll = "250ms"
         max_events = 10
         batch_size = 1000
         history = "1d"
@@ -137,6 +139,8 @@ fn everything_a_file_can_say_is_read() {
         config.run,
         RunConfig {
             max_time: None,
+            linger: Duration::from_secs(305),
+            poll: Duration::from_millis(250),
             max_events: Some(10),
             batch_size: 1000,
             history: Duration::from_hours(24),

@@ -1,6 +1,8 @@
 //! A connection with hooks in front of it: what tests put between a run and its database. The whole
 //! of [`Db`] is passed on here once, so that each test double says only what it does differently.
 
+use std::time::Duration;
+
 use super::{AdvisoryLock, Db, DbResult, Dialect, OnRow, Value};
 use crate::clock::UnixSeconds;
 
@@ -102,8 +104,12 @@ impl<H: Hooks> Db for Hooked<H> {
         self.ask(Call::Now)?.now()
     }
 
-    fn clock_in_sql(&self) -> Option<String> {
+    fn clock_in_sql(&self) -> Option<[String; 2]> {
         self.db.clock_in_sql()
+    }
+
+    fn host_clock(&self) -> Option<(UnixSeconds, Duration)> {
+        self.db.host_clock()
     }
 
     fn version(&mut self) -> DbResult<Option<i64>> {

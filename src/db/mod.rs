@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use crate::clock::{Clock, UnixSeconds};
 use crate::config::Database;
@@ -298,9 +299,12 @@ pub trait Db {
     /// The clock that decides what is due: the server's, or on SQLite the host's (DESIGN §9).
     fn now(&mut self) -> DbResult<UnixSeconds>;
 
-    /// The same clock as an expression, to be read along with something else in one round trip;
-    /// `None` where it is the host's.
-    fn clock_in_sql(&self) -> Option<String>;
+    /// The same clock as two expressions, to be read along with something else in one round trip:
+    /// the second, and how many microseconds of it are over. `None` where it is the host's.
+    fn clock_in_sql(&self) -> Option<[String; 2]>;
+
+    /// The host's clock where it is the one that decides: the second, and how much of it is over.
+    fn host_clock(&self) -> Option<(UnixSeconds, Duration)>;
 
     /// A number that is another one once somebody else has committed anything; `None`: this
     /// database has none. What was read while it was the same is as it was read.

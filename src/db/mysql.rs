@@ -177,8 +177,13 @@ impl Db for Mysql {
             .ok_or_else(|| DbError::new(DbErrorKind::Statement, "the server did not tell its time"))
     }
 
-    fn clock_in_sql(&self) -> Option<String> {
-        Some(clock())
+    fn clock_in_sql(&self) -> Option<[String; 2]> {
+        // Both are of the instant at which the statement began.
+        Some([clock(), "MICROSECOND(NOW(6))".to_owned()])
+    }
+
+    fn host_clock(&self) -> Option<(UnixSeconds, Duration)> {
+        None
     }
 
     fn version(&mut self) -> DbResult<Option<i64>> {

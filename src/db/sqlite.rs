@@ -137,8 +137,12 @@ impl Db for Sqlite {
         Ok(self.clock.now())
     }
 
-    fn clock_in_sql(&self) -> Option<String> {
+    fn clock_in_sql(&self) -> Option<[String; 2]> {
         None
+    }
+
+    fn host_clock(&self) -> Option<(UnixSeconds, Duration)> {
+        Some(self.clock.read())
     }
 
     fn version(&mut self) -> DbResult<Option<i64>> {

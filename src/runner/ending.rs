@@ -292,7 +292,7 @@ impl Runner<'_> {
             remaining_due,
             types: self.counts.clone(),
             failures,
-            misconfigured: self.misconfigured.clone(),
+            misconfigured: self.misconfigured.values().cloned().collect(),
             trouble: self.trouble.clone(),
         };
         // The watchdog goes before the lock does: a free lock means that no child lives on.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::UnixSeconds;
-use crate::config::TypeConfig;
+use crate::config::{Late, TypeConfig};
 use crate::event::{Event, Outcome};
 use crate::fair::Breaker;
 use crate::handler::Verdict;
@@ -93,18 +93,20 @@ pub fn too_late(config: &TypeConfig, event: &Event, now: UnixSeconds) -> Option<
         };
         return Some(finish(outcome, error, Tally::None));
     }
-    let max_late = config
-        .max_late
-        .filter(|_| config.late == crate::config::Late::Skip)?;
-    let late = now.since(event.first_due());
-    if !event.is_first_attempt() || late <= i64::try_from(max_late.as_secs()).unwrap_or(i64::MAX) {
+    let may_skip = config.late == Late::Skip && event.is_first_attempt();
+    if !may_skip || !is_late(config, event, now) {
         return None;
     }
-    let error = Some(format!(
-        "{late} s late, max_late is {} s",
-        max_late.as_secs()
-    ));
+    let late = now.since(event.first_due());
+    let most = config.max_late.unwrap_or_default().as_secs();
+    let error = Some(format!("{late} s late, max_late is {most} s"));
     Some(finish(Outcome::Skipped, error, Tally::None))
+}
+
+/// Whether more than `max_late` have passed at `now` since `event` was first due.
+pub fn is_late(config: &TypeConfig, event: &Event, now: UnixSeconds) -> bool {
+    let late = u64::try_from(now.since(event.first_due())).unwrap_or(0);
+    config.max_late.is_some_and(|most| late > most.as_secs())
 }
 
 fn finish(outcome: Outcome, error: Option<String>, tally: Tally) -> Fate {
@@ -171,5 +173,144 @@ fn later(
         due_at,
         error: error.to_owned(),
         tally: Tally::Deferral,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{HandlerConfig, SqlConfig};
+    use crate::event::EventId;
+
+    const DUE: i64 = 1_000_000;
+    const HOUR: i64 = 3600;
+
+    fn config(late: Late) -> TypeConfig {
+        let sql = SqlConfig {
+            statements: Vec::new(),
+        };
+        TypeConfig {
+            max_late: Some(Duration::from_hours(1)),
+            late,
+            ..TypeConfig::new("note", HandlerConfig::Sql(sql))
+        }
+    }
+
+    /// Due at [`DUE`], never tried.
+    fn event() -> Event {
+        Event {
+            id: EventId(1),
+            type_name: "note".to_owned(),
+            due_at: UnixSeconds(DUE),
+            first_due_at: None,
+            payload: Vec::new(),
+            key: None,
+            priority: 0,
+            expires_at: None,
+            attempts: 0,
+            losses: 0,
+            deferrals: 0,
+        }
+    }
+
+    /// Events that were tried once, in each way there is, and are due again at `due_at`.
+    fn tried(due_at: i64) -> [Event; 3] {
+        let again = || Event {
+            due_at: UnixSeconds(due_at),
+            first_due_at: Some(UnixSeconds(DUE)),
+            ..event()
+        };
+        [
+            Event {
+                attempts: 1,
+                ..again()
+            },
+            Event {
+                losses: 1,
+                ..again()
+            },
+            Event {
+                deferrals: 1,
+                ..again()
+            },
+        ]
+    }
+
+    fn ending(config: &TypeConfig, event: &Event, now: i64) -> Option<Outcome> {
+        match too_late(config, event, UnixSeconds(now)) {
+            Some(Fate::Finish { outcome, .. }) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    fn expiring(event: Event, at: i64) -> Event {
+        Event {
+            expires_at: Some(UnixSeconds(at)),
+            ..event
+        }
+    }
+
+    #[test]
+    fn a_late_event_is_skipped_where_its_type_says_so_and_fired_otherwise() {
+        let (skip, fire) = (config(Late::Skip), config(Late::Fire));
+        for (late, skipped) in [(0, None), (HOUR, None), (HOUR + 1, Some(Outcome::Skipped))] {
+            assert_eq!(ending(&skip, &event(), DUE + late), skipped, "{late}");
+            assert_eq!(ending(&fire, &event(), DUE + late), None, "{late}");
+        }
+        assert!(is_late(&fire, &event(), UnixSeconds(DUE + HOUR + 1)));
+        assert!(!is_late(&fire, &event(), UnixSeconds(DUE + HOUR)));
+    }
+
+    #[test]
+    fn no_retry_is_skipped_for_being_late() {
+        for event in tried(DUE + 2 * HOUR) {
+            let now = DUE + 9 * HOUR;
+            assert_eq!(ending(&config(Late::Skip), &event, now), None, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn after_its_expiry_an_event_is_skipped_and_a_retry_dead() {
+        let config = config(Late::Fire);
+        let first = expiring(event(), DUE + HOUR);
+        assert_eq!(ending(&config, &first, DUE + HOUR), None);
+        assert_eq!(
+            ending(&config, &first, DUE + HOUR + 1),
+            Some(Outcome::Skipped)
+        );
+        for event in tried(DUE + 60) {
+            let event = expiring(event, DUE + HOUR);
+            assert_eq!(ending(&config, &event, DUE + HOUR), None);
+            assert_eq!(ending(&config, &event, DUE + HOUR + 1), Some(Outcome::Dead));
+        }
+    }
+
+    #[test]
+    fn what_would_be_tried_again_after_its_expiry_is_dead_at_once() {
+        let config = config(Late::Fire);
+        let now = UnixSeconds(DUE);
+        let failed = || Verdict::Failed {
+            error: "no".to_owned(),
+            retry_after: None,
+        };
+        let later = || Verdict::Later {
+            error: "busy".to_owned(),
+            retry_after: None,
+        };
+        // The first delay is a minute.
+        for (expires_in, is_dead) in [(59, true), (60, false)] {
+            let event = expiring(event(), DUE + expires_in);
+            for verdict in [failed(), later()] {
+                let (fate, _) = judge(&config, &event, verdict, now, || 0);
+                let dead = matches!(
+                    fate,
+                    Fate::Finish {
+                        outcome: Outcome::Dead,
+                        ..
+                    }
+                );
+                assert_eq!(dead, is_dead, "{expires_in}: {fate:?}");
+            }
+        }
     }
 }

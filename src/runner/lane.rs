@@ -113,7 +113,37 @@ pub(super) struct Lane {
     cursor: Cursor,
     at_once: usize,
     second_pass: bool,
-    exhausted: bool,
+    left: Left,
+}
+
+/// What is left of a type to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// There may be something.
+    Some,
+    /// Nothing in this round.
+    Nothing,
+    /// Nothing in this run, whatever is due.
+    GivenUp,
+}
+
+/// What the tables say of a type.
+struct Limits {
+    breaker: Breaker,
+    rate: Option<Rate>,
+}
+
+impl Limits {
+    fn of(config: &TypeConfig, state: Option<&TypeState>, now: UnixSeconds) -> Self {
+        let (failures, open_until) =
+            state.map_or((0, None), |state| (state.failures, state.open_until));
+        let left = state.and_then(|state| state.tokens_milli.zip(state.tokens_at));
+        let rate = |per_minute| Rate::new(per_minute, left, now);
+        Self {
+            breaker: Breaker::new(config.breaker, config.breaker_probe, failures, open_until),
+            rate: config.rate.map(rate),
+        }
+    }
 }
 
 impl Lane {
@@ -124,13 +154,7 @@ impl Lane {
         state: Option<&TypeState>,
         now: UnixSeconds,
     ) -> Self {
-        let (failures, open_until) =
-            state.map_or((0, None), |state| (state.failures, state.open_until));
-        let breaker = Breaker::new(config.breaker, config.breaker_probe, failures, open_until);
-        let left = state.and_then(|state| state.tokens_milli.zip(state.tokens_at));
-        let rate = config
-            .rate
-            .map(|per_minute| Rate::new(per_minute, left, now));
+        let Limits { breaker, rate } = Limits::of(&config, state, now);
         Self {
             config,
             work,
@@ -148,8 +172,40 @@ impl Lane {
             cursor: Cursor::START,
             at_once: FEW,
             second_pass: false,
-            exhausted: false,
+            left: Left::Some,
         }
+    }
+
+    /// Takes part in no more turns of this round.
+    pub(super) fn close(&mut self) {
+        self.finish(true);
+    }
+
+    /// Begins a round anew, as the tables have its type by now.
+    pub(super) fn reopen(&mut self, state: Option<&TypeState>, now: UnixSeconds) {
+        let limits = Limits::of(&self.config, state, now);
+        self.breaker = limits.breaker;
+        self.rate = limits.rate;
+        self.suspects.clear();
+        self.alone = false;
+        self.ahead = None;
+        self.cursor = Cursor::START;
+        self.second_pass = false;
+        self.finish(false);
+    }
+
+    /// Whether the rest of the type was let go of.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.left == Left::GivenUp
+    }
+
+    /// Nothing is left in this round, or there may be something again; what was given up stays so.
+    fn finish(&mut self, nothing_left: bool) {
+        self.left = match self.left {
+            Left::GivenUp => Left::GivenUp,
+            _ if nothing_left => Left::Nothing,
+            _ => Left::Some,
+        };
     }
 
     pub(super) fn name(&self) -> &str {
@@ -184,7 +240,7 @@ impl Lane {
         let mut rate = self.rate.clone();
         let rated = rate.as_mut().is_none_or(|rate| rate.available(now) > 0);
         let undisturbed = !self.alone || self.in_flight.is_empty();
-        !self.exhausted && self.queue.is_empty() && undisturbed && through && rated
+        !self.is_exhausted() && self.queue.is_empty() && undisturbed && through && rated
     }
 
     /// The most events a turn may claim now.
@@ -252,7 +308,7 @@ impl Lane {
         cutoff: UnixSeconds,
         limit: usize,
     ) -> DbResult<()> {
-        if self.exhausted || limit == 0 || self.ahead.is_some() {
+        if self.is_exhausted() || limit == 0 || self.ahead.is_some() {
             return Ok(());
         }
         let payloads = Payloads::to_claim(store);
@@ -382,23 +438,23 @@ impl Lane {
     /// Begins the next turn at `cursor`.
     pub(super) fn go_to(&mut self, cursor: Cursor) {
         self.cursor = cursor;
-        self.exhausted = false;
+        self.finish(false);
     }
 
     /// Whether there is nothing left to look at.
     pub(super) fn is_exhausted(&self) -> bool {
-        self.exhausted
+        self.left != Left::Some
     }
 
     /// Lets go of the rest of the type in this run.
     pub(super) fn give_up(&mut self) {
-        self.exhausted = true;
+        self.left = Left::GivenUp;
     }
 
     /// One more pass from the start finds what arrived behind the cursor; then it is enough
     /// (RULINGS 17).
     pub(super) fn reached_the_end(&mut self) {
-        self.exhausted = self.second_pass;
+        self.finish(self.second_pass);
         self.second_pass = true;
         self.cursor = Cursor::START;
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use signal_hook::SigId;
 
-use crate::spawn::Reactor;
+use crate::spawn::Waker;
 
 /// TERM, INT and HUP; what was asked of them ends with this value.
 #[derive(Debug)]
@@ -36,11 +36,10 @@ impl Signals {
         Ok(signals)
     }
 
-    /// A signal wakes the run from waiting for its handlers.
-    pub(super) fn wake(&mut self, reactor: &Reactor) -> anyhow::Result<()> {
+    /// From now on they also end a wait.
+    pub(super) fn wake(&mut self, waker: &Waker) -> anyhow::Result<()> {
         for number in Self::NUMBERS {
-            let waker = reactor.waker_stream()?;
-            let asked = signal_hook::low_level::pipe::register(number, waker)?;
+            let asked = signal_hook::low_level::pipe::register(number, waker.stream()?)?;
             self.asked.push(asked);
         }
         Ok(())

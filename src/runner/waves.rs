@@ -27,13 +27,14 @@ use crate::store::settle::{Ack, Fate, Owner, Tally, Writer};
 pub(super) const SLICE: Duration = Duration::from_secs(1);
 
 impl Runner<'_> {
-    /// Sets up a lane for each type that may fire something, the one with the oldest event first.
+    /// Sets up a lane for each type that may fire something, the one with the oldest event first;
+    /// opens those anew that an earlier round set up.
     pub(super) fn open_lanes(
         &mut self,
         states: &[TypeState],
         suspects: &Suspects,
     ) -> Result<(), Trouble> {
-        let now = self.started_at;
+        let now = self.time_at(monotonic());
         let mut due = Vec::new();
         for config in self.config.types.values() {
             if !self.options.wants(&config.name) || is_held(config, states, now) {
@@ -56,8 +57,18 @@ impl Runner<'_> {
             })?;
             point("watchdog.armed");
         }
-        for (_, config) in due {
+        self.lanes.iter_mut().for_each(Lane::close);
+        let order: Vec<&str> = due.iter().map(|(_, config)| config.name.as_str()).collect();
+        for (_, config) in &due {
             let state = states.iter().find(|state| state.type_name == config.name);
+            let lane = self.lanes.iter_mut();
+            if let Some(lane) = lane.into_iter().find(|lane| lane.name() == config.name) {
+                lane.reopen(state, now);
+                continue;
+            }
+            if self.misconfigured.contains_key(&config.name) {
+                continue;
+            }
             let parts = self
                 .work_of(config)
                 .and_then(|work| Ok((work, self.guard_of(config)?)));
@@ -66,21 +77,30 @@ impl Runner<'_> {
                 Err(error) => {
                     // The type cannot fire; the others can (promise 9).
                     self.log(None, &config.name, "type failed", &error)?;
-                    self.misconfigured
-                        .push(format!("[type.{}] {error}", config.name));
+                    let why = format!("[type.{}] {error}", config.name);
+                    self.misconfigured.insert(config.name.clone(), why);
                     continue;
                 }
             };
-            let mut lane = Lane::new(config.clone(), work, guard, state, now);
+            let mut lane = Lane::new((*config).clone(), work, guard, state, now);
             lane.suspects = suspects.get(&config.name).cloned().unwrap_or_default();
             self.lanes.push(lane);
         }
-        let names: Vec<&str> = self.lanes.iter().map(Lane::name).collect();
-        log::info!("types with something due: {}", names.join(", "));
+        let place = |lane: &Lane| order.iter().position(|name| *name == lane.name());
+        self.lanes
+            .sort_by_key(|lane| place(lane).unwrap_or(usize::MAX));
+        log::info!("types with something due: {}", order.join(", "));
         let weights: Vec<u32> = self.lanes.iter().map(|lane| lane.config.weight).collect();
         self.turns = Turns::new(&weights, self.options.batch_size);
         point("lanes.planned");
         Ok(())
+    }
+
+    /// Types of which nothing more is started in this run, whatever is due.
+    pub(super) fn types_left_alone(&self) -> impl Iterator<Item = &str> {
+        let given_up = self.lanes.iter().filter(|lane| lane.is_given_up());
+        let misconfigured = self.misconfigured.keys().map(String::as_str);
+        given_up.map(Lane::name).chain(misconfigured)
     }
 
     fn work_of(&self, config: &TypeConfig) -> Result<Work, String> {

@@ -4,6 +4,7 @@
 //! command line is bound. `/*_*/` stands for the table prefix, as in the schema scripts.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::clock::{Clock, UnixSeconds};
 use crate::config::Config;
@@ -137,19 +138,34 @@ impl Store {
         self.db.now()
     }
 
+    /// The host's clock where it is the one that decides: the second, and how much of it is over.
+    pub fn host_clock(&self) -> Option<(UnixSeconds, Duration)> {
+        self.db.host_clock()
+    }
+
     /// A number that is another one once somebody else has committed anything; `None`: this
     /// database has none.
     pub fn version(&mut self) -> DbResult<Option<i64>> {
         self.db.version()
     }
 
-    /// Takes the advisory lock of this install.
+    /// Takes the advisory lock of this install, where that needs no wait.
     pub fn advisory_lock(&mut self, install: &Install) -> DbResult<AdvisoryLock> {
+        self.advisory_lock_within(install, 0)
+    }
+
+    /// Takes the advisory lock from a run that is just ending: its session may be over a moment
+    /// after its file lock is.
+    pub fn advisory_lock_handed_over(&mut self, install: &Install) -> DbResult<AdvisoryLock> {
+        self.advisory_lock_within(install, PATIENCE)
+    }
+
+    fn advisory_lock_within(&mut self, install: &Install, seconds: u32) -> DbResult<AdvisoryLock> {
         if fault::locks_are_open() {
             return Ok(AdvisoryLock::Held);
         }
         let name = self.advisory_name(install);
-        self.db.advisory_lock(&name, 0)
+        self.db.advisory_lock(&name, seconds)
     }
 
     /// Takes the advisory lock from the session of a run that let its lease lapse, as `seen`: a host
@@ -288,7 +304,7 @@ impl Store {
 fn pause_between_tries(tries: u32) {
     let jitter = getrandom::u32().unwrap_or(0) % 8;
     let millis = u64::from(4 * tries * tries + jitter);
-    std::thread::sleep(std::time::Duration::from_millis(millis));
+    std::thread::sleep(Duration::from_millis(millis));
 }
 
 /// What `init` recorded of this database.

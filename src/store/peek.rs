@@ -1,6 +1,8 @@
 //! Looking at what is due without touching it: the idle tick's one statement, a type's due levels,
 //! and the next candidates in firing order. Every query here is served by one of the two indexes.
 
+use std::time::Duration;
+
 use super::lease::{LEASE_COLUMNS, LeaseRow, read_lease};
 use super::statement::Statement;
 use super::{EVENT_COLUMNS, Store, read_event};
@@ -13,6 +15,8 @@ use crate::event::{Event, EventId, PRIORITIES};
 pub struct Peek {
     /// The clock that decides what is due, as [`Store::now`].
     pub now: UnixSeconds,
+    /// How much of that second was over.
+    pub over: Duration,
     /// The lease.
     pub lease: LeaseRow,
     /// Whether any row is running.
@@ -107,11 +111,8 @@ fn read_candidate(row: &dyn Row) -> Candidate {
 impl Store {
     /// The time, the lease, running rows and the next due instant, in one statement.
     pub fn peek(&mut self) -> DbResult<Option<Peek>> {
-        let clock = self.db.clock_in_sql();
-        let on_host = match clock {
-            Some(_) => None,
-            None => Some(self.db.now()?),
-        };
+        let on_host = self.db.host_clock();
+        let clock = self.db.clock_in_sql().map(|clock| clock.join(", "));
         let sql = format!(
             "SELECT {LEASE_COLUMNS}, \
              (SELECT id FROM /*_*/scheduled_events{0} WHERE status = 'running' \
@@ -120,14 +121,21 @@ impl Store {
               ORDER BY due_at, id LIMIT 1), {1} \
              FROM /*_*/event_lease l WHERE l.name = 'run'",
             self.due_index(),
-            clock.as_deref().unwrap_or("NULL"),
+            clock.as_deref().unwrap_or("NULL, NULL"),
         );
         let sql = self.sql(&sql);
-        query_one(&mut *self.db, &sql, &[], |row| Peek {
-            now: on_host.unwrap_or(UnixSeconds(row.int(12))),
-            lease: read_lease(row),
-            running: row.opt_int(10).is_some(),
-            next_due: row.opt_int(11).map(UnixSeconds),
+        query_one(&mut *self.db, &sql, &[], |row| {
+            let (now, over) = on_host.unwrap_or_else(|| {
+                let micros = u64::try_from(row.int(13)).unwrap_or(0);
+                (UnixSeconds(row.int(12)), Duration::from_micros(micros))
+            });
+            Peek {
+                now,
+                over,
+                lease: read_lease(row),
+                running: row.opt_int(10).is_some(),
+                next_due: row.opt_int(11).map(UnixSeconds),
+            }
         })
     }
 

@@ -66,6 +66,8 @@ pub struct Wave {
 /// What is written to the run's row after each wave.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
+    /// How far the round in hand looks.
+    pub cutoff: UnixSeconds,
     /// Counts so far.
     pub counts: Counts,
     /// Waves so far.
@@ -159,13 +161,14 @@ impl Store {
     pub fn write_progress(&mut self, run_id: i64, progress: &Progress) -> DbResult<()> {
         let counts = &progress.counts;
         let wave = progress.wave.as_ref();
-        let sql = "UPDATE /*_*/event_runs SET wave_type = ?, wave_first_id = ?, \
+        let sql = "UPDATE /*_*/event_runs SET cutoff = ?, wave_type = ?, wave_first_id = ?, \
                    wave_last_id = ?, wave_events = ?, progress = ?, waves = ?, fired = ?, \
                    done = ?, retried = ?, deferred = ?, dead = ?, skipped = ?, cancelled = ?, \
                    unknown = ?, withdrawn = ?, recovered = ?, released = ? WHERE run_id = ?";
         let sql = self.sql(sql);
         let events = wave.map(|wave| i64::try_from(wave.events).unwrap_or(i64::MAX));
         let params = [
+            progress.cutoff.into(),
             wave.map(|wave| wave.type_name.as_str()).into(),
             wave.map(|wave| wave.first.0).into(),
             wave.map(|wave| wave.last.0).into(),

@@ -27,6 +27,7 @@ mod hosts;
 mod http;
 mod interleaving;
 mod layering;
+mod linger;
 mod model;
 mod overlap;
 mod php;

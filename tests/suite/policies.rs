@@ -108,6 +108,32 @@ on_both_databases! {
         assert_eq!(site.rows(skipped), [["1"], ["3"]]);
     }
 
+    fn a_retry_is_ended_by_its_expiry_and_never_by_being_late(site: &Site) {
+        let skip = "max_late = \"1h\"\nlate = \"skip\"";
+        site.config(&shell("fresh", "[ -e mended ]", skip)).init();
+        // The first retry is due in a minute.
+        site.sql(&format!(
+            "INSERT INTO scheduled_events (type, due_at, expires_at) VALUES \
+             ('fresh', {0} - 60, NULL), ('fresh', {0} - 60, {0} + 30)",
+            now()
+        ));
+        let run = site.punctual(["run", "--json"]).json();
+        assert_eq!((&run["retried"], &run["dead"]), (&1.into(), &1.into()), "{run}");
+        let error = "SELECT event_id, error FROM event_history WHERE outcome = 'dead'";
+        let why = "expires before the next attempt: exit status 1";
+        assert_eq!(site.rows(error), [["2", why]]);
+        site.sql("UPDATE scheduled_events SET first_due_at = 1000, due_at = 2000").write("mended", "");
+        assert_eq!(site.punctual(["run", "--json"]).ok().json()["done"], 1);
+        site.sql(
+            "INSERT INTO scheduled_events (id, type, due_at, attempts, expires_at) \
+             VALUES (10, 'fresh', 1000, 1, 2000)",
+        );
+        let ended = site.punctual(["run", "--json"]);
+        assert_eq!((ended.code, &ended.json()["fired"]), (1, &0.into()), "{ended:?}");
+        let dead = "SELECT outcome, error FROM event_history WHERE event_id = 10";
+        assert_eq!(site.rows(dead), [["dead", "expired"]]);
+    }
+
     fn a_breaker_leaves_a_broken_type_alone_until_a_probe(site: &Site) {
         let breaker = "breaker = 3\nbreaker_probe = \"10m\"";
         site.config(&shell("bad", "[ -e mended ]", breaker)).init();

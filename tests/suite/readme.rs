@@ -117,3 +117,53 @@ fn every_key_of_the_configuration_stands_in_it() {
         assert!(text.contains(&format!("`{key}")), "`{key}` is missing");
     }
 }
+
+#[test]
+fn the_example_of_times_prints_what_it_says() {
+    let site = Site::sqlite();
+    site.config("[type.reminder]\nhandler = \"command\"\ncommand = [\"true\"]\n")
+        .init();
+    let (script, printed) = example("## Times");
+    assert_eq!(shell(&site, &script), printed);
+    let expiries = "SELECT expires_at FROM scheduled_events WHERE expires_at IS NOT NULL";
+    // 15:00 of the same day, in UTC, but for a second.
+    assert_eq!(site.query_i64(expiries), 1_922_453_999);
+}
+
+#[test]
+fn the_example_of_lingering_prints_what_it_says() {
+    let hello = blocks("toml")
+        .into_iter()
+        .find(|text| text.contains("[type.hello]"));
+    let site = Site::sqlite();
+    site.config(&hello.expect("the type")).init();
+    let (script, printed) = example("## To the second");
+    assert_eq!(shell(&site, &script), printed);
+}
+
+/// What a chapter's first shell block says, and what the text block behind it says it prints.
+fn example(chapter: &str) -> (String, String) {
+    let text = readme();
+    let (_, chapter) = text.split_once(&format!("\n{chapter}\n")).expect(chapter);
+    let block = |text: &str, language: &str| {
+        let (_, rest) = text
+            .split_once(&format!("```{language}\n"))
+            .expect(language);
+        let (block, rest) = rest.split_once("```").expect("the end of the block");
+        (block.to_owned(), rest.to_owned())
+    };
+    let (script, rest) = block(chapter, "sh");
+    (script, block(&rest, "text").0)
+}
+
+/// What `script` prints, without blanks at the ends of lines.
+fn shell(site: &Site, script: &str) -> String {
+    let program = env!("CARGO_BIN_EXE_punctual");
+    let script = format!("set -e\npunctual() {{ '{program}' \"$@\"; }}\n{script}");
+    let output = site.command("sh").args(["-c", &script]).output();
+    let output = output.expect("a shell");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n") + "\n"
+}

@@ -259,7 +259,7 @@ impl Kit {
 fn a_waker_ends_the_wait_from_any_thread_also_in_advance() {
     let mut kit = Kit::new();
     let waker = kit.reactor.waker();
-    let mut stream = kit.reactor.waker_stream().unwrap();
+    let mut stream = kit.reactor.waker().stream().unwrap();
     let start = monotonic();
     std::thread::spawn(move || {
         waker.wake();

@@ -118,8 +118,8 @@ fn every_mistake_has_its_reason() {
         ),
         ("{\"type\":\"a\",\"due_at\":1.5}", "whole Unix seconds"),
         (
-            "{\"type\":\"a\",\"at\":\"tomorrow\"}",
-            "`tomorrow` is no time",
+            "{\"type\":\"a\",\"at\":\"someday\"}",
+            "`someday` is no time",
         ),
         ("{\"type\":\"a\",\"in\":\"5\"}", "a unit is missing"),
         (

@@ -54,6 +54,44 @@ fn a_due_event_says_what_holds_it_up() {
 }
 
 #[test]
+fn an_event_that_will_not_be_fired_says_what_becomes_of_it() {
+    let types = "[type.mail]\nhandler = \"command\"\ncommand = [\"true\"]\n\
+                 max_late = \"1h\"\nlate = \"skip\"\n";
+    let at = Fixture::with_config(types);
+    at.insert("mail", now(&at) - 7200);
+    let said = show(&at, 1);
+    assert!(said.contains("It will not be fired (72"), "{said}");
+    assert!(
+        said.contains("max_late is 3600 s): the next run records it as skipped."),
+        "{said}"
+    );
+    at.exec("UPDATE scheduled_events SET attempts = 1, first_due_at = due_at");
+    assert!(
+        !show(&at, 1).contains("will not be fired"),
+        "retries are never too late"
+    );
+    at.exec("UPDATE scheduled_events SET expires_at = 2000");
+    let said = show(&at, 1);
+    assert!(
+        said.contains("(expired): the next run records it as dead."),
+        "{said}"
+    );
+    at.exec("UPDATE scheduled_events SET attempts = 0, due_at = 4000000000");
+    let said = show(&at, 1);
+    assert!(
+        said.contains("(expired): once it is due, a run records it as skipped."),
+        "{said}"
+    );
+    let at = Fixture::with_config(&types.replace("skip", "fire"));
+    at.insert("mail", now(&at) - 7200);
+    let said = show(&at, 1);
+    assert!(
+        said.contains("It is later than max_late, and is fired all the same."),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_running_event_names_its_run() {
     let at = Fixture::with_types(&["mail"]);
     at.insert("mail", 100);

@@ -94,6 +94,18 @@ const MISTAKES: &[(&str, &str)] = &[
         "2: `lease_ttl` in [run] must be 6s or longer",
     ),
     (
+        "[run]\npoll = \"99ms\"",
+        "2: `poll` in [run] must be 100ms or longer",
+    ),
+    (
+        "[run]\npoll = \"16s\"",
+        "2: `poll` in [run] must be at most 15s",
+    ),
+    (
+        "[run]\nlinger = \"0s\"",
+        "2: `linger` in [run] must be 1s or longer",
+    ),
+    (
         "[run]\nallow_network_fs = \"no\"",
         "2: `allow_network_fs` in [run] must be true or false, not a text",
     ),

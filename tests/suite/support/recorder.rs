@@ -1,7 +1,7 @@
 //! A database connection that notes every statement on its way: what a run asks, a test can
 //! EXPLAIN afterwards, and look at the server just before a COMMIT.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use punctual::db::double::{Call, Hooks, hooked};
@@ -20,6 +20,7 @@ type Look = Box<dyn FnMut()>;
 /// What a connection was asked.
 #[derive(Clone, Default)]
 pub(crate) struct Recording {
+    versions: Rc<Cell<usize>>,
     statements: Rc<RefCell<Vec<Recorded>>>,
     before_commit: Rc<RefCell<Option<Look>>>,
     before_query: Rc<RefCell<Option<(&'static str, Look)>>>,
@@ -44,6 +45,11 @@ impl Recording {
     /// The statements so far.
     pub(crate) fn statements(&self) -> Vec<Recorded> {
         self.statements.borrow().clone()
+    }
+
+    /// How often it was asked for the version.
+    pub(crate) fn versions(&self) -> usize {
+        self.versions.get()
     }
 
     fn note(&self, sql: &str, params: &[Value<'_>]) {
@@ -82,6 +88,7 @@ impl Hooks for Recorder {
                     look();
                 }
             }
+            Call::Version => self.0.versions.set(self.0.versions.get() + 1),
             _ => {}
         }
         Ok(())
