@@ -34,6 +34,7 @@ pub mod plan;
 mod recovery;
 mod report;
 mod signals;
+mod sweeps;
 mod waves;
 
 pub use report::{Report, Stop};

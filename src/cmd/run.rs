@@ -312,7 +312,7 @@ fn ping(context: &Context, report: &Report) {
     };
     let well = matches!(
         report.stop,
-        Stop::Idle | Stop::Drained | Stop::MaxEvents | Stop::MaxTime
+        Stop::Idle | Stop::Drained | Stop::MaxEvents | Stop::MaxTime | Stop::DatabaseLag
     );
     if well
         && report.trouble.is_none()

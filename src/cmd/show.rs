@@ -158,7 +158,7 @@ impl Case {
             ));
         }
         if event.expires_at.is_some_and(|at| at <= self.now) {
-            let what = if event.is_first_attempt() {
+            let what = if event.is_first_attempt() && live.claim_epoch.is_none() {
                 "skipped"
             } else {
                 "dead"
@@ -171,7 +171,20 @@ impl Case {
         if event.due_at <= self.now && all.len() == 1 {
             all.push(self.who_comes(context));
         }
+        all.extend(self.how_far_its_sweep_is(live));
         all
+    }
+
+    /// A ready event that names an epoch is a sweep that was begun and not finished.
+    fn how_far_its_sweep_is(&self, live: &Detail) -> Option<String> {
+        live.claim_epoch?;
+        let by = self.claimant.as_ref().map_or_else(String::new, |run| {
+            format!(", last swept by run {}", run.run_id)
+        });
+        Some(format!(
+            "Its sweep is under way{by}: what its passes have changed stands, and the next one \
+             goes on where they stopped."
+        ))
     }
 
     fn why_waiting(&self, context: &Context, live: &Detail) -> String {
@@ -226,6 +239,7 @@ impl Case {
         }
         let late = self.now.since(live.event.first_due());
         if configured.late == Late::Skip
+            && live.claim_epoch.is_none()
             && let Some(most) = configured.max_late
             && late > i64::try_from(most.as_secs()).unwrap_or(i64::MAX)
         {

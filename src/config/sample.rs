@@ -79,6 +79,15 @@ history_failed = "1y"                   # dead and unknown
 # handler = "sql"                       # in one transaction with the record: exactly once
 # sql = ["UPDATE article SET locked = 0 WHERE id = :p.article AND locked_until <= :now"]
 #
+# [type.purge]
+# handler = "sql"
+# repeat_until_empty = true             # pass after pass, until one changes no row
+# sql = "DELETE FROM session WHERE rowid IN (SELECT rowid FROM session WHERE expires <= :now LIMIT 500)"
+# chunk_pause = "0s"                    # between two passes
+# # timeout = "10m"                     # the longest that it sweeps in one run
+# # lag = "SELECT MAX(seconds) FROM replica_lag"   # behind by more than `max_lag`: no pass
+# # max_lag = "5s"
+#
 # [type.hook]
 # handler = "http"
 # url = "https://example.org/hook"

@@ -96,7 +96,7 @@ pub struct Detail {
     pub origin: Option<String>,
     /// Its slot.
     pub slot_at: Option<UnixSeconds>,
-    /// Who deals with it.
+    /// Who deals with it; of a ready event, who made the last pass of its sweep.
     pub claim_epoch: Option<Epoch>,
     /// Until when nobody else may presume it lost.
     pub claim_until: Option<UnixSeconds>,
@@ -151,6 +151,17 @@ impl Store {
             true
         })?;
         Ok(all)
+    }
+
+    /// How many due events of `type_name` are in the middle of a sweep.
+    pub fn sweeps_under_way(&mut self, type_name: &str, now: UnixSeconds) -> DbResult<i64> {
+        let sql = format!(
+            "SELECT COUNT(*) FROM /*_*/scheduled_events WHERE status = 'ready' AND type = ? \
+             AND due_at <= {now} AND claim_epoch IS NOT NULL"
+        );
+        let sql = self.sql(&sql);
+        let count = query_one(&mut *self.db, &sql, &[type_name.into()], |row| row.int(0))?;
+        Ok(count.unwrap_or(0))
     }
 
     /// Ready rows whose `due_at` is no Unix time: milliseconds, `NOW()` or a date text.

@@ -41,6 +41,7 @@ mod schedules;
 mod schema;
 mod security;
 mod spawn;
+mod sweeps;
 mod tls;
 mod torture;
 mod volume;

@@ -7,6 +7,7 @@ use clap::{CommandFactory as _, Parser as _};
 use punctual::cli::Cli;
 
 use crate::plans::loaded;
+use crate::support::process::Running;
 use crate::support::site::Site;
 
 fn readme() -> String {
@@ -116,4 +117,40 @@ fn every_key_of_the_configuration_stands_in_it() {
     for key in keys {
         assert!(text.contains(&format!("`{key}")), "`{key}` is missing");
     }
+}
+
+#[test]
+fn the_sweep_it_shows_does_what_it_says() {
+    let text = readme();
+    let (_, chapter) = text.split_once("### sql: sweeps").expect("a chapter");
+    let block = |language: &str| {
+        let (_, behind) = chapter
+            .split_once(&format!("```{language}\n"))
+            .expect("a block");
+        let (block, _) = behind.split_once("\n```").expect("its end");
+        block.to_owned()
+    };
+    let site = Site::sqlite();
+    site.config(&block("toml")).init().sql(&block("sql"));
+    let commands = block("sh");
+    let lines: Vec<&str> = commands.lines().collect();
+    let [add, run] = lines.as_slice() else {
+        panic!("two commands: {lines:?}")
+    };
+    let call = |line: &str| {
+        let words = words_of(line).expect("a call");
+        let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
+        command.args(&words[1..]);
+        site.finish(Running::start(command, b"")).ok()
+    };
+    call(add);
+    let ended = call(run).json();
+    let (_, said) = run.split_once('#').expect("what it answers");
+    for field in ["done", "waves"] {
+        let value = format!("\"{field}\":{}", ended[field]);
+        assert!(said.contains(&value), "{said}: {ended:?}");
+    }
+    let stay = site.query_i64("SELECT COUNT(*) FROM session WHERE id % 4 = 0");
+    assert_eq!(stay, site.query_i64("SELECT COUNT(*) FROM session"));
+    assert!(said.contains(&format!("{stay} stay")), "{said}: {stay}");
 }

@@ -125,8 +125,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[type.t]\nhandler = \"sql\"\nsql = \"SELECT 1\"\ntimeout = \"5s\"",
-        "4: `timeout` in [type.t] does not apply to handler = \"sql\"; it runs within the run's \
-         own transaction; leave it out",
+        "4: `timeout` in [type.t] does not apply to handler = \"sql\" unless it says \
+         `repeat_until_empty`; it runs within the run's own transaction; leave it out",
     ),
     (
         "[type.t]\nhandler = \"sql\"\nsql = \"SELECT 1\"\nat_most_once = true",
