@@ -45,11 +45,11 @@ pub struct Event {
     pub type_name: String,
     /// `due_at`: of the next attempt.
     pub due_at: UnixSeconds,
-    /// `first_due_at`: what `due_at` was before the first retry.
+    /// `first_due_at`: what `due_at` was before the first retry, or the first pass of a sweep.
     pub first_due_at: Option<UnixSeconds>,
     /// `payload`, untouched; empty for NULL.
     pub payload: Vec<u8>,
-    /// `unique_key`, or `held_key` while running.
+    /// `unique_key`, or `held_key` while running or swept.
     pub key: Option<Vec<u8>>,
     /// `priority`, −2 first.
     pub priority: i8,

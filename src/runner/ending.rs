@@ -220,7 +220,7 @@ impl Runner<'_> {
     fn prune(&mut self) -> Result<(), Trouble> {
         let quiet = matches!(
             self.stop,
-            Some(Stop::Drained | Stop::MaxEvents | Stop::MaxTime)
+            Some(Stop::Drained | Stop::MaxEvents | Stop::MaxTime | Stop::DatabaseLag)
         );
         let now = self.time_at(monotonic());
         if !quiet || self.trouble.is_some() || self.prune_at > now {

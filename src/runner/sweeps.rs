@@ -221,14 +221,11 @@ impl Runner<'_> {
     fn may_sweep(&mut self, at: usize, event: &Event, now: UnixSeconds) -> Result<bool, Trouble> {
         let is_bounded = self.deadline.is_some();
         let sweep = self.sweep_of(at);
-        let limit = sweep.config.timeout;
-        let limit = limit.or((!is_bounded).then_some(NO_BUDGET));
-        let ends_at = match (sweep.ends_at, limit) {
-            (None, Some(limit)) => Some(monotonic() + limit),
-            (known, _) => known,
-        };
-        sweep.ends_at = ends_at;
-        if ends_at.is_some_and(|at| monotonic() >= at) {
+        if sweep.ends_at.is_none() {
+            let longest = longest(&sweep.config, is_bounded);
+            sweep.ends_at = longest.map(|longest| monotonic() + longest);
+        }
+        if sweep.ends_at.is_some_and(|at| monotonic() >= at) {
             self.leave_sweep(at, Stop::MaxTime, "its timeout")?;
             return Ok(false);
         }
@@ -581,11 +578,35 @@ impl Runner<'_> {
     }
 }
 
+/// The longest that a type sweeps in one run, in which the run itself may be bounded.
+fn longest(config: &SweepConfig, is_bounded: bool) -> Option<Duration> {
+    config.timeout.or((!is_bounded).then_some(NO_BUDGET))
+}
+
 /// Why replicas are too far behind, for a person.
 fn how_far_behind(found: Option<f64>, most: Duration) -> String {
     let most = most.as_secs_f64();
     match found {
         Some(seconds) => format!("database_lag: {seconds} s behind, max_lag is {most} s"),
         None => "database_lag: `lag` gave no number".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_run_lets_a_sweep_go_on_for_ever() {
+        let timeout = Some(Duration::from_hours(2));
+        let said = SweepConfig {
+            timeout,
+            ..SweepConfig::default()
+        };
+        let silent = SweepConfig::default();
+        assert_eq!(longest(&silent, true), None, "the run's budget ends it");
+        assert_eq!(longest(&silent, false), Some(NO_BUDGET));
+        assert_eq!(longest(&said, true), timeout);
+        assert_eq!(longest(&said, false), timeout);
     }
 }

@@ -551,6 +551,28 @@ on_both_databases! {
     }
 }
 
+/// On SQLite nobody can: the write lock is held by then.
+#[test]
+fn on_mariadb_an_event_deleted_within_a_pass_takes_that_pass_back() {
+    let site = Site::mariadb();
+    site.config(&sweeping(&site, 100, "")).init();
+    rows_to_sweep(&site, 250);
+    add_sweep(&site);
+    let recording = Recording::default();
+    let cancel = site.sql_later(&["DELETE FROM scheduled_events"]);
+    recording.before_query("DELETE FROM old", cancel);
+    let report = recorded_run(&site, &recording);
+    assert_eq!(
+        (report.stop, report.counts.fired),
+        (Stop::Drained, 0),
+        "{report:?}"
+    );
+    assert_eq!(left(&site), 250);
+    assert!(history(&site).is_empty());
+    let traces = "SELECT COUNT(*) FROM event_runs WHERE wave_type IS NOT NULL";
+    assert_eq!(site.query_i64(traces), 0);
+}
+
 /// Two types beside the sweep, one of each kind.
 const NOTES: &str = r#"
 [type.note]
