@@ -185,7 +185,7 @@ on_both_databases! {
     }
 
     fn max_events_counts_a_sweep_as_one_and_does_not_cut_it(site: &Site) {
-        site.config(&sweeping(site, 100, "")).init();
+        site.config(&sweeping(site, 100, "chunk_pause = \"20ms\"")).init();
         rows_to_sweep(site, 250);
         add_sweep(site);
         add_sweep(site);
@@ -364,7 +364,7 @@ on_both_databases! {
         let delete = delete(site, 100);
         site.config(&format!(
             "[run]\nmax_time = \"5s\"\n[type.sweep]\nhandler = \"sql\"\n\
-             repeat_until_empty = true\nsql = [\"{delete}\", \"SELECT id FROM old\"]\n"
+             repeat_until_empty = true\nsql = [\"SELECT id FROM old\", \"{delete}\"]\n"
         ))
         .init();
         rows_to_sweep(site, 250);
