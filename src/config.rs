@@ -11,6 +11,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Exit, Failure};
+use crate::schedule::Schedule;
 use crate::zone::Zone;
 
 mod event_type;
@@ -18,6 +19,7 @@ mod file;
 mod my_cnf;
 mod permission;
 mod sample;
+mod schedule;
 mod section;
 mod sources;
 mod url;
@@ -101,6 +103,8 @@ pub struct Config {
     pub run: RunConfig,
     /// `[type.NAME]`, by name.
     pub types: BTreeMap<String, TypeConfig>,
+    /// `[schedule.NAME]`, by name.
+    pub schedules: BTreeMap<String, Schedule>,
 }
 
 impl Config {

@@ -61,6 +61,17 @@ pub struct Event {
     pub losses: u32,
     /// "Try later" answers.
     pub deferrals: u32,
+    /// Of an event that a schedule made.
+    pub slot: Option<Slot>,
+}
+
+/// The instant of a schedule that became an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// `slot_at`.
+    pub at: UnixSeconds,
+    /// How many slots the event stands for: itself, and those that were missed before it.
+    pub slots: u64,
 }
 
 impl Event {

@@ -19,6 +19,7 @@
 //! | [`fair`], [`retry`] | turns, rates and breakers; delays. Pure |
 //! | [`event`], [`nearest`] | the tables' words; misspellings |
 //! | [`when`], [`zone`], [`recurrence`] | times as written; what clocks show where; rules |
+//! | [`schedule`] | a rule and its event; what becomes of missed slots. Pure |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`token`] | random digits that nobody can guess |
 //! | [`error`] | what changes the exit code, and nothing else |
@@ -91,6 +92,7 @@ pub mod nearest;
 pub mod recurrence;
 pub mod retry;
 pub mod runner;
+pub mod schedule;
 pub mod spawn;
 pub mod store;
 pub mod token;

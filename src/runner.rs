@@ -34,6 +34,7 @@ pub mod plan;
 mod recovery;
 mod report;
 mod signals;
+pub mod slots;
 mod waves;
 
 pub use report::{Report, Stop};
@@ -194,7 +195,7 @@ pub fn run(
     let now = peek.now;
     let cutoff = cutoff(now);
     point("peek.done");
-    let at_rest = nothing_waits(&peek, now);
+    let at_rest = nothing_waits(&peek, now) && !slots::wait(&peek, &install, config, cutoff);
     if at_rest && peek.next_due.is_none_or(|due| due > cutoff) {
         return idle(&mut store, &peek, now, cutoff);
     }
@@ -258,7 +259,7 @@ pub fn run(
         prune_at: peek.lease.prune_at,
         watch,
     };
-    Ok(runner.work(&lock_path, &states))
+    Ok(runner.work(&lock_path, &states, peek.next_slot))
 }
 
 /// Events whose endings a COMMIT without an answer may have recorded.
@@ -342,10 +343,16 @@ pub(crate) struct Runner<'r> {
 }
 
 impl Runner<'_> {
-    fn work(mut self, lock_path: &Path, states: &[TypeState]) -> Report {
+    fn work(
+        mut self,
+        lock_path: &Path,
+        states: &[TypeState],
+        next_slot: Option<UnixSeconds>,
+    ) -> Report {
         let drained = self.note_asides(lock_path).and_then(|()| {
             self.store.keep_ids_from_coming_back()?;
             let suspects = self.recover()?;
+            self.make_slots(next_slot)?;
             self.open_lanes(states, &suspects)?;
             self.drain()
         });

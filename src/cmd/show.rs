@@ -280,6 +280,10 @@ impl Case {
         all.insert("history".into(), history.into());
         let log: Vec<Json> = self.log.iter().map(log_json).collect();
         all.insert("log".into(), log.into());
+        if let Some(slot) = event.and_then(|event| event.slot) {
+            all.insert("slot_at".into(), slot.at.0.into());
+            all.insert("slots".into(), slot.slots.into());
+        }
         Ok(all.into())
     }
 
@@ -343,6 +347,13 @@ impl Case {
                     .map(|origin| ("origin", escape(origin))),
             );
             facts.extend(live.created_at.map(|at| ("added", context.shown(at))));
+        }
+        if let Some(slot) = event.slot {
+            let missed = match slot.slots {
+                0 | 1 => String::new(),
+                slots => format!(", and {} missed before it", slots - 1),
+            };
+            facts.push(("slot", format!("{}{missed}", context.shown(slot.at))));
         }
         facts.push(("payload", short_payload(&event.payload, PAYLOAD)));
         facts

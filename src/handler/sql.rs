@@ -38,6 +38,8 @@ enum Param {
     Now,
     NowMw,
     Attempt,
+    Slot,
+    Slots,
     Field(String),
 }
 
@@ -131,6 +133,13 @@ impl Statement {
             Param::Now => now.into(),
             Param::NowMw => mediawiki_time(now).into(),
             Param::Attempt => i64::from(event.attempt_number()).into(),
+            Param::Slot => event.slot.map(|slot| slot.at).into(),
+            Param::Slots => {
+                let slots = event.slot.map(|slot| slot.slots);
+                slots
+                    .map(|slots| i64::try_from(slots).unwrap_or(i64::MAX))
+                    .into()
+            }
             Param::Field(path) => json_value(field(payload, path)),
         };
         self.params.iter().map(value).collect()
@@ -211,13 +220,15 @@ fn named(name: &str) -> Result<Param, String> {
         "now" => Param::Now,
         "now_mw" => Param::NowMw,
         "attempt" => Param::Attempt,
+        "slot" => Param::Slot,
+        "slots" => Param::Slots,
         _ => match name.strip_prefix("p.") {
             Some(path) if !path.is_empty() => Param::Field(path.to_owned()),
             _ => {
                 let name = beginning(name);
                 return Err(format!(
                     "unknown parameter :{name}; known are :payload, :id, :type, :key, :due, :now, \
-                     :now_mw, :attempt and :p.FIELD"
+                     :now_mw, :attempt, :slot, :slots and :p.FIELD"
                 ));
             }
         },

@@ -145,6 +145,7 @@ impl Store {
             .text(condition)
             .finished(self);
         let mut events = query_all(&mut *self.db, &sql, &params, read_event)?;
+        self.tell_slots(&mut events)?;
         sort_as(ids, &mut events, |event| event.id);
         Ok(events)
     }

@@ -3,7 +3,7 @@
 
 use super::lease::{LEASE_COLUMNS, LeaseRow, read_lease};
 use super::statement::Statement;
-use super::{EVENT_COLUMNS, Store, read_event};
+use super::{EVENT_COLUMNS, EVENT_WIDTH, Store, read_event};
 use crate::clock::UnixSeconds;
 use crate::db::{DbResult, Dialect, Row, query_all, query_one};
 use crate::event::{Event, EventId, PRIORITIES};
@@ -19,6 +19,8 @@ pub struct Peek {
     pub running: bool,
     /// The earliest due instant of all ready rows.
     pub next_due: Option<UnixSeconds>,
+    /// The earliest slot of all schedules that is to become an event.
+    pub next_slot: Option<UnixSeconds>,
 }
 
 /// Where in a type's order the next wave begins: behind this event of this priority.
@@ -100,12 +102,12 @@ impl Candidate {
 fn read_candidate(row: &dyn Row) -> Candidate {
     Candidate {
         event: read_event(row),
-        payload_bytes: usize::try_from(row.int(11)).unwrap_or(0),
+        payload_bytes: usize::try_from(row.int(EVENT_WIDTH)).unwrap_or(0),
     }
 }
 
 impl Store {
-    /// The time, the lease, running rows and the next due instant, in one statement.
+    /// The time, the lease, running rows, the next due instant and the next slot, in one statement.
     pub fn peek(&mut self) -> DbResult<Option<Peek>> {
         let clock = self.db.clock_in_sql();
         let on_host = match clock {
@@ -117,17 +119,19 @@ impl Store {
              (SELECT id FROM /*_*/scheduled_events{0} WHERE status = 'running' \
               ORDER BY due_at, id LIMIT 1), \
              (SELECT due_at FROM /*_*/scheduled_events{0} WHERE status = 'ready' \
-              ORDER BY due_at, id LIMIT 1), {1} \
+              ORDER BY due_at, id LIMIT 1), \
+             (SELECT slot FROM /*_*/event_next WHERE slot >= 0 ORDER BY slot LIMIT 1), {1} \
              FROM /*_*/event_lease l WHERE l.name = 'run'",
             self.due_index(),
             clock.as_deref().unwrap_or("NULL"),
         );
         let sql = self.sql(&sql);
         query_one(&mut *self.db, &sql, &[], |row| Peek {
-            now: on_host.unwrap_or(UnixSeconds(row.int(12))),
+            now: on_host.unwrap_or(UnixSeconds(row.int(13))),
             lease: read_lease(row),
             running: row.opt_int(10).is_some(),
             next_due: row.opt_int(11).map(UnixSeconds),
+            next_slot: row.opt_int(12).map(UnixSeconds),
         })
     }
 
@@ -179,7 +183,7 @@ impl Store {
             cutoff,
             columns: format!("{}, {length}", EVENT_COLUMNS.replace("payload", &payload)),
         };
-        let mut found = Vec::new();
+        let mut found: Vec<Candidate> = Vec::new();
         while found.len() < limit && cursor.level < PRIORITIES.len() {
             let before = found.len();
             self.level(&turn, *cursor, limit - before, &mut found)?;
@@ -193,6 +197,7 @@ impl Store {
                 }
             }
         }
+        self.tell_slots(found.iter_mut().map(|one| &mut one.event))?;
         Ok(found)
     }
 

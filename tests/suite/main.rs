@@ -36,6 +36,7 @@ mod processes;
 mod proxies;
 mod readme;
 mod recovery;
+mod recurring;
 mod runs;
 mod schedules;
 mod schema;

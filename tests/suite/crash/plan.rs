@@ -178,7 +178,7 @@ pub(crate) struct Row {
 /// behind the point where the answer has come.
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    for &(name, _) in POINTS {
+    for &(name, _) in POINTS.iter().filter(|(name, _)| !is_of_schedules(name)) {
         for pass in passes(name) {
             rows.push(Row {
                 place: Place::Point(name),
@@ -199,6 +199,11 @@ pub(crate) fn rows() -> Vec<Row> {
         });
     }
     rows
+}
+
+/// Whether it is passed by a run with schedules only: those are crossed in `recurring`.
+pub(crate) fn is_of_schedules(name: &str) -> bool {
+    name.starts_with("schedules.") || name.starts_with("plan.")
 }
 
 fn scene(name: &str) -> Scene {

@@ -1,0 +1,466 @@
+//! Schedules at work: slots become events once each, whatever becomes of the machine, its clock,
+//! the configuration and the database between two runs.
+
+use std::process::Command;
+
+use punctual::clock::Clock;
+use punctual::fault::POINTS;
+use serde_json::Value;
+
+use crate::support::process::{Ended, Running, eventually};
+use crate::support::site::Site;
+
+/// 2027-03-01 00:00 UTC, a Monday.
+const MONDAY: i64 = 1_803_859_200;
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+
+/// Each event leaves its slot, the number of slots it stands for, and when it was due.
+const NOTE: &str = "[type.note]\nhandler = \"sql\"\n\
+    sql = \"INSERT INTO seen (slot, slots, due) VALUES (:slot, :slots, :due)\"\n";
+const OTHER: &str = "[type.other]\nhandler = \"sql\"\n\
+    sql = \"INSERT INTO seen (slot, slots, due) VALUES (-1, :slots, :due)\"\n";
+
+/// `[schedule.daily]`: at seven each day, UTC.
+fn daily(more: &str) -> String {
+    schedule("daily", &format!("cron = \"0 7 * * *\"\n{more}"))
+}
+
+fn schedule(name: &str, more: &str) -> String {
+    format!("[schedule.{name}]\ntype = \"note\"\n{more}\n")
+}
+
+/// 07:00 UTC, so many days after the Monday.
+fn seven(day: i64) -> i64 {
+    MONDAY + day * DAY + 7 * HOUR
+}
+
+fn configure<'s>(site: &'s Site, schedules: &str) -> &'s Site {
+    site.config(&format!("{NOTE}{OTHER}{schedules}"))
+}
+
+fn set_up(site: &Site, schedules: &str) {
+    configure(site, schedules).init();
+    site.sql("CREATE TABLE seen (slot BIGINT, slots BIGINT, due BIGINT)");
+}
+
+/// Runs the binary at `instant`, and for as long after it as that takes.
+#[track_caller]
+fn at(site: &Site, instant: i64, words: &[&str]) -> Ended {
+    site.finish(Running::start(command_at(site, instant, words), b""))
+}
+
+#[track_caller]
+fn command_at(site: &Site, instant: i64, words: &[&str]) -> Command {
+    site.write("clock", &(instant - Clock::system().now().0).to_string());
+    let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
+    command
+        .args(words)
+        .env("PUNCTUAL_FAULT_CLOCK", site.path("clock"));
+    command
+}
+
+#[track_caller]
+fn run_at(site: &Site, instant: i64) -> Value {
+    at(site, instant, &["run", "--json"]).ok().json()
+}
+
+/// What was fired, in order: the slot, and for how many it stood.
+fn seen(site: &Site) -> Vec<(i64, i64)> {
+    let rows = site.rows("SELECT slot, slots FROM seen ORDER BY slot, slots");
+    let number = |text: &String| text.parse().expect("a number");
+    rows.iter()
+        .map(|row| (number(&row[0]), number(&row[1])))
+        .collect()
+}
+
+fn log_lines(site: &Site, decision: &str) -> Vec<String> {
+    let query =
+        format!("SELECT detail FROM event_log WHERE decision = '{decision}' ORDER BY log_id");
+    let rows = site.rows(&query);
+    rows.into_iter().map(|mut row| row.remove(0)).collect()
+}
+
+on_both_databases! {
+    fn each_slot_fires_in_the_run_that_finds_it_come_and_never_again(site: &Site) {
+        set_up(site, &daily("payload = { to = \"é\", n = 7 }\npriority = -1"));
+        assert_eq!(run_at(site, seven(0) - HOUR)["done"], 0);
+        let row = site.rows("SELECT name, last_slot < 1, paused_until FROM event_schedules");
+        assert_eq!(row, [["daily", "0", "NULL"]]);
+        assert_eq!(site.query_i64("SELECT slot FROM event_next"), seven(0));
+        assert_eq!(run_at(site, seven(0) - HOUR / 2)["stop"], "idle");
+        for _ in 0..2 {
+            run_at(site, seven(0) + HOUR);
+            assert_eq!(seen(site), [(seven(0), 1)]);
+        }
+        assert_eq!(run_at(site, seven(0) + HOUR + HOUR / 2)["stop"], "idle");
+        let ended = "SELECT origin, slot_at, due_at, priority, payload FROM event_history";
+        let slot = seven(0).to_string();
+        let payload = "{\"to\":\"é\",\"n\":7}";
+        assert_eq!(site.rows(ended), [["schedule:daily", &slot, &slot, "-1", payload]]);
+        let made = "SELECT schedule, slot, slots, made_id FROM event_slots";
+        assert_eq!(site.rows(made), [["daily", &slot, "1", "1"]]);
+        assert_eq!(site.query_i64("SELECT last_slot FROM event_schedules"), seven(0));
+        assert_eq!(site.query_i64("SELECT slot FROM event_next"), seven(1));
+    }
+
+    fn a_machine_that_was_off_for_a_week_makes_up_once_by_default(site: &Site) {
+        set_up(site, &daily(""));
+        week_off(site);
+        assert_eq!(seen(site), [(seven(0), 1), (seven(7), 7)]);
+        assert!(log_lines(site, "slots let go").is_empty());
+    }
+
+    fn a_machine_that_was_off_for_a_week_makes_up_for_nothing_with_skip(site: &Site) {
+        set_up(site, &daily("missed = \"skip\""));
+        week_off(site);
+        assert_eq!(seen(site), [(seven(0), 1)], "the last one is hours late");
+        let let_go = log_lines(site, "slots let go");
+        assert_eq!(let_go.len(), 1, "{let_go:?}");
+        assert!(let_go[0].starts_with("daily: 7 slots after"), "{let_go:?}");
+        run_at(site, seven(8) + 60);
+        assert_eq!(seen(site), [(seven(0), 1), (seven(8), 1)]);
+    }
+
+    fn skip_fires_the_last_slot_within_its_window(site: &Site) {
+        set_up(site, &daily("missed = \"skip\"\nmissed_window = \"5h\""));
+        week_off(site);
+        assert_eq!(seen(site), [(seven(0), 1), (seven(7), 1)]);
+        assert!(log_lines(site, "slots let go")[0].starts_with("daily: 6 slots"));
+    }
+
+    fn a_machine_that_was_off_for_a_week_makes_up_for_all_in_their_order(site: &Site) {
+        set_up(site, &daily("missed = \"all\""));
+        week_off(site);
+        let all: Vec<(i64, i64)> = (0..=7).map(|day| (seven(day), 1)).collect();
+        assert_eq!(seen(site), all);
+        let order = "SELECT slot_at FROM event_history ORDER BY event_id";
+        let order: Vec<String> = site.rows(order).concat();
+        assert_eq!(order, all.iter().map(|(slot, _)| slot.to_string()).collect::<Vec<_>>());
+    }
+
+    fn of_too_many_missed_slots_the_newest_are_kept_and_the_rest_named(site: &Site) {
+        set_up(site, &daily("missed = \"all\"\nmissed_max = 3"));
+        week_off(site);
+        assert_eq!(seen(site)[1..], [(seven(5), 1), (seven(6), 1), (seven(7), 1)]);
+        assert!(log_lines(site, "slots let go")[0].starts_with("daily: 4 slots"));
+    }
+
+    fn slots_older_than_the_window_are_let_go_whatever_the_policy(site: &Site) {
+        let window = "missed_window = \"2d 5h\"";
+        let once = daily(window);
+        let all = daily(&format!("missed = \"all\"\n{window}")).replace("daily", "every-one");
+        set_up(site, &format!("{once}{all}"));
+        week_off(site);
+        let week = &seen(site)[2..];
+        assert_eq!(week, [(seven(5), 1), (seven(6), 1), (seven(7), 1), (seven(7), 3)]);
+        let let_go = log_lines(site, "slots let go");
+        assert!(let_go.iter().all(|line| line.contains(": 4 slots after")), "{let_go:?}");
+        assert_eq!(let_go.len(), 2);
+    }
+
+    fn a_new_schedule_begins_with_the_minute_in_which_a_run_first_sees_it(site: &Site) {
+        set_up(site, &schedule("often", "cron = \"* * * * *\"\nmissed = \"all\""));
+        let began = MONDAY + 10 * HOUR + 2;
+        run_at(site, began);
+        let first = seen(site);
+        assert!((1..=3).contains(&first.len()), "{first:?}");
+        assert_eq!(first[0], (MONDAY + 10 * HOUR, 1));
+    }
+
+    fn an_edit_never_revives_slots_of_the_past(site: &Site) {
+        set_up(site, &daily(""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(0) + HOUR);
+        // Its new time was at six, seen at nine: tomorrow.
+        configure(site, &daily("").replace("0 7", "0 6"));
+        run_at(site, seven(0) + 2 * HOUR);
+        assert_eq!(seen(site), [(seven(0), 1)]);
+        let edited = log_lines(site, "schedule edited");
+        assert_eq!(edited.len(), 1);
+        assert!(edited[0].contains("0 7 * * *"), "{edited:?}");
+        // After a week off an edit lets the week go.
+        configure(site, &daily("").replace("0 7", "0 8"));
+        run_at(site, seven(7) + 4 * HOUR);
+        assert_eq!(seen(site), [(seven(0), 1)]);
+        run_at(site, seven(8) + 4 * HOUR);
+        assert_eq!(seen(site), [(seven(0), 1), (seven(8) + HOUR, 1)]);
+    }
+
+    fn what_an_event_is_may_be_edited_without_losing_a_slot(site: &Site) {
+        set_up(site, &daily("payload = \"a\""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(0) + HOUR);
+        configure(site, &daily("payload = \"b\""));
+        run_at(site, seven(1) + HOUR);
+        let payloads = "SELECT payload FROM event_history ORDER BY event_id";
+        assert_eq!(site.rows(payloads).concat(), ["a", "b"]);
+    }
+
+    fn renaming_is_a_removal_and_a_new_schedule_and_what_was_made_still_fires(site: &Site) {
+        set_up(site, &daily("jitter = \"20h\""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(0) + 1);
+        let live = "SELECT slot_at FROM scheduled_events";
+        assert_eq!(site.query_i64(live), seven(0), "delayed by its jitter");
+        configure(site, &daily("").replace("daily", "morning"));
+        run_at(site, seven(0) + HOUR);
+        assert_eq!(site.rows("SELECT name FROM event_schedules"), [["morning"]]);
+        assert_eq!(site.rows("SELECT schedule FROM event_next"), [["morning"]]);
+        assert_eq!(log_lines(site, "schedule removed").len(), 1);
+        assert!(seen(site).is_empty());
+        run_at(site, seven(1) + HOUR);
+        assert_eq!(seen(site), [(seven(0), 1), (seven(1), 1)]);
+        configure(site, "");
+        run_at(site, seven(2) + HOUR);
+        run_at(site, seven(3) + HOUR);
+        assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_schedules"), 0);
+        assert_eq!(seen(site).len(), 2);
+    }
+
+    fn a_disabled_schedule_has_no_slots_and_begins_anew_when_enabled(site: &Site) {
+        set_up(site, &daily("enabled = false\nmissed = \"all\""));
+        run_at(site, seven(0) - HOUR);
+        assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_next"), 0);
+        run_at(site, seven(3) + HOUR);
+        configure(site, &daily("missed = \"all\""));
+        run_at(site, seven(3) + 2 * HOUR);
+        assert!(seen(site).is_empty());
+        run_at(site, seven(4) + HOUR);
+        assert_eq!(seen(site), [(seven(4), 1)]);
+    }
+
+    fn there_are_no_slots_before_the_start_and_after_the_end(site: &Site) {
+        set_up(site, &daily("start = 2027-03-02\nend = \"2027-03-03 07:00\"\nmissed = \"all\""));
+        run_at(site, seven(0) - HOUR);
+        assert_eq!(site.query_i64("SELECT slot FROM event_next"), seven(1));
+        run_at(site, seven(9));
+        assert_eq!(seen(site), [(seven(1), 1), (seven(2), 1)]);
+        assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_next"), 0);
+    }
+
+    fn a_clock_that_jumps_back_a_day_fires_nothing_twice(site: &Site) {
+        set_up(site, &daily("missed = \"all\""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(1) + HOUR);
+        let before = [(seven(0), 1), (seven(1), 1)];
+        assert_eq!(seen(site), before);
+        run_at(site, seven(0) + HOUR);
+        // Not even when it is stated anew meanwhile.
+        configure(site, "");
+        run_at(site, seven(0) + HOUR);
+        configure(site, &daily("missed = \"all\""));
+        run_at(site, seven(0) + 2 * HOUR);
+        run_at(site, seven(1) + HOUR);
+        assert_eq!(seen(site), before);
+        run_at(site, seven(2) + HOUR);
+        assert_eq!(seen(site)[2..], [(seven(2), 1)]);
+    }
+
+    fn jitter_delays_an_event_by_the_same_each_time_and_leaves_its_slot(site: &Site) {
+        set_up(site, &daily("jitter = \"3h\""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(0) + 4 * HOUR);
+        run_at(site, seven(1) + 4 * HOUR);
+        assert_eq!(seen(site), [(seven(0), 1), (seven(1), 1)]);
+        let delays = site.rows("SELECT DISTINCT due - slot FROM seen");
+        assert_eq!(delays.len(), 1, "{delays:?}");
+        let delay: i64 = delays[0][0].parse().expect("a number");
+        assert!((0..=3 * HOUR).contains(&delay), "{delay}");
+    }
+
+    fn on_the_day_on_which_clocks_change_a_fixed_rule_comes_once_and_another_follows_them(
+        site: &Site
+    ) {
+        // 2027-10-31 03:00 CEST is 02:00 CET again: 01:00 UTC. 2027-03-28 02:00 CET is 03:00 CEST.
+        let amsterdam = "timezone = \"Europe/Amsterdam\"\nmissed = \"all\"";
+        let fixed = schedule("fixed", &format!("cron = \"30 2 * * *\"\n{amsterdam}"));
+        let hourly = schedule("hourly", &format!("cron = \"30 2-3 * * *\"\n{amsterdam}"))
+            .replace("\"note\"", "\"other\"");
+        set_up(site, &format!("{fixed}{hourly}"));
+        let spring = MONDAY + 27 * DAY;
+        run_at(site, spring - HOUR);
+        run_at(site, spring + 12 * HOUR);
+        assert_eq!(made(site, "fixed"), [spring + HOUR]);
+        assert_eq!(made(site, "hourly"), [spring + HOUR + 1800]);
+        site.sql("DELETE FROM event_slots");
+        let autumn = MONDAY + 244 * DAY;
+        run_at(site, autumn - 2 * HOUR);
+        site.sql("DELETE FROM event_slots");
+        run_at(site, autumn + 12 * HOUR);
+        assert_eq!(made(site, "fixed"), [autumn + 1800]);
+        let twice = [autumn + 1800, autumn + HOUR + 1800, autumn + 2 * HOUR + 1800];
+        assert_eq!(made(site, "hourly"), twice);
+    }
+
+    fn newer_rules_of_zones_move_the_next_slot_and_are_no_edit(site: &Site) {
+        set_up(site, &daily(""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(0) + HOUR);
+        // As an older edition would have had it.
+        site.sql("UPDATE punctual_meta SET value = '1999a' WHERE name = 'zone_data'");
+        site.sql("UPDATE event_next SET slot = slot + 1800");
+        run_at(site, seven(0) + 3 * HOUR);
+        assert_eq!(site.query_i64("SELECT slot FROM event_next"), seven(1));
+        assert_eq!(site.query_i64("SELECT last_slot FROM event_schedules"), seven(0));
+        assert!(log_lines(site, "schedule edited").is_empty());
+        assert_eq!(run_at(site, seven(0) + 3 * HOUR + HOUR / 2)["stop"], "idle");
+    }
+
+    fn a_run_of_some_types_leaves_the_slots_of_others_to_others(site: &Site) {
+        set_up(site, &daily(""));
+        run_at(site, seven(0) - HOUR);
+        at(site, seven(0) + HOUR, &["run", "--type", "other"]).ok();
+        assert!(site.rows("SELECT slot FROM event_slots").is_empty());
+        run_at(site, seven(0) + HOUR);
+        assert_eq!(seen(site), [(seven(0), 1)]);
+    }
+
+    fn a_thousand_schedules_that_are_due_at_once_all_become_events(site: &Site) {
+        let many: String = (0..1000)
+            .map(|n| schedule(&format!("n{n}"), "cron = \"0 7 * * *\""))
+            .collect();
+        set_up(site, &many);
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(0) + HOUR);
+        assert_eq!(site.query_i64("SELECT COUNT(DISTINCT schedule) FROM event_slots"), 1000);
+        assert_eq!(site.query_i64("SELECT COUNT(*) FROM seen"), 1000);
+    }
+
+    fn a_run_killed_at_any_step_of_making_events_loses_no_slot_and_doubles_none(site: &Site) {
+        set_up(site, "");
+        let mut points: Vec<&str> = POINTS.iter().map(|(name, _)| *name).collect();
+        points.retain(|name| name.starts_with("schedules.") || name.starts_with("plan."));
+        assert_eq!(points.len(), 5);
+        for (day, point) in (0..).zip(&points) {
+            let day = 10 * day;
+            // Stated anew for each, so that its schedules are taken over in the run that is killed.
+            let more = format!("missed = \"all\"\npayload = \"{point}\"");
+            configure(site, &daily(&more));
+            if day == 0 {
+                run_at(site, seven(-1) + HOUR);
+                configure(site, &daily(&format!("{more}\npriority = 1")));
+            }
+            let mut killed = command_at(site, seven(day + 2) + HOUR, &["run"]);
+            killed.env("PUNCTUAL_FAULT_POINT", point);
+            let killed = site.finish(Running::start(killed, b""));
+            assert_eq!(killed.code, 137, "{point}: {killed:?}");
+            run_at(site, seven(day + 2) + 2 * HOUR);
+            run_at(site, seven(day + 2) + 3 * HOUR);
+            let until = seen(site);
+            assert_eq!(until.last(), Some(&(seven(day + 2), 1)), "{point}");
+        }
+        let all: Vec<(i64, i64)> = (0..=42).map(|day| (seven(day), 1)).collect();
+        assert_eq!(seen(site), all);
+    }
+
+    fn of_two_runs_that_both_locks_let_in_one_makes_the_event(site: &Site) {
+        set_up(site, &daily(""));
+        run_at(site, seven(0) - HOUR);
+        let mut first = command_at(site, seven(0) + HOUR, &["run", "--json"]);
+        first
+            .env("PUNCTUAL_FAULT_LOCKS", "open")
+            .env("PUNCTUAL_FAULT_POINT", "plan.read=hold")
+            .env("PUNCTUAL_FAULT_HOLD", site.path(""));
+        let first = Running::start(first, b"");
+        eventually("the first run is held", || site.path("plan.read:1.held").exists());
+        site.sql("UPDATE event_lease SET beat_at = 1");
+        let mut second = command_at(site, seven(0) + HOUR, &["run", "--json"]);
+        second
+            .env("PUNCTUAL_FAULT_LOCKS", "open")
+            .env("PUNCTUAL_STATE_DIR", site.path("elsewhere"));
+        let second = site.finish(Running::start(second, b"")).ok().json();
+        assert_eq!(second["done"], 1, "{second}");
+        site.write("plan.read:1.go", "");
+        let first = site.finish(first);
+        assert_eq!((first.code, &first.json()["stop"]), (75, &"fenced".into()), "{first:?}");
+        assert_eq!(seen(site), [(seven(0), 1)]);
+        assert_eq!(made(site, "daily"), [seven(0)]);
+        assert_eq!(site.query_i64("SELECT COUNT(*) FROM scheduled_events"), 0);
+    }
+
+    fn a_slot_that_has_become_an_event_becomes_none_again_whatever_the_watermark_says(site: &Site) {
+        set_up(site, &daily("missed = \"all\""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(1) + HOUR);
+        // As a backup of this table alone would bring it back.
+        site.sql(&format!("UPDATE event_schedules SET last_slot = {}", seven(0) - DAY));
+        site.sql(&format!("UPDATE event_next SET slot = {}", seven(0)));
+        run_at(site, seven(2) + HOUR);
+        assert_eq!(seen(site), [(seven(0), 1), (seven(1), 1), (seven(2), 1)]);
+        assert!(log_lines(site, "slots let go")[0].starts_with("daily: 2 slots"));
+    }
+
+    fn a_database_of_schema_1_is_upgraded_with_its_rows_and_then_has_schedules(site: &Site) {
+        configure(site, "");
+        apply_schema_1(site);
+        site.sql("CREATE TABLE seen (slot BIGINT, slots BIGINT, due BIGINT)");
+        site.sql("INSERT INTO scheduled_events (type, due_at, payload) VALUES ('note', 5, 'x')");
+        site.sql(
+            "INSERT INTO event_history (event_id, type, due_at, priority, attempts, losses, \
+             deferrals, outcome, finished_at) VALUES (77, 'note', 5, 0, 0, 0, 0, 'dead', \
+             4000000000)",
+        );
+        let refused = site.punctual(["list"]);
+        assert_eq!(refused.code, 78, "{refused:?}");
+        assert!(refused.stderr.contains("run `punctual init`"), "{refused:?}");
+        let init = site.punctual(["init", "--json"]).ok().json();
+        assert_eq!((&init["schema_before"], &init["schema"]), (&1.into(), &2.into()));
+        configure(site, &daily(""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(0) + HOUR);
+        let rows = site.rows("SELECT slot, slots, due FROM seen ORDER BY due");
+        assert_eq!(rows[0], ["NULL", "NULL", "5"]);
+        assert_eq!(rows[1][..2], [seven(0).to_string(), "1".to_owned()]);
+        assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_history WHERE event_id = 77"), 1);
+    }
+}
+
+/// Sees the schedules the day before, is there for the first slot, and then not for a week.
+#[track_caller]
+fn week_off(site: &Site) {
+    run_at(site, seven(0) - HOUR);
+    run_at(site, seven(0) + 60);
+    run_at(site, seven(7) + 4 * HOUR);
+    let last = site.rows("SELECT DISTINCT last_slot FROM event_schedules");
+    assert_eq!(last, [[seven(7).to_string()]], "the watermark is a slot");
+    let next = site.rows("SELECT DISTINCT slot FROM event_next");
+    assert_eq!(next, [[seven(8).to_string()]]);
+}
+
+fn made(site: &Site, schedule: &str) -> Vec<i64> {
+    let query = format!("SELECT slot FROM event_slots WHERE schedule = '{schedule}' ORDER BY slot");
+    let rows = site.rows(&query);
+    rows.iter()
+        .map(|row| row[0].parse().expect("a number"))
+        .collect()
+}
+
+/// The tables as the first release made them, by hand.
+fn apply_schema_1(site: &Site) {
+    let (sqlite, mysql) = (
+        include_str!("../../sql/sqlite/0001_initial.sql"),
+        include_str!("../../sql/mysql/0001_initial.sql"),
+    );
+    let (script, name) = match site.mariadb_database() {
+        None => (sqlite, site.path("events.db").display().to_string()),
+        Some(database) => (mysql, database.name.clone()),
+    };
+    let script = script.replace("/*_*/", "");
+    let statements = script
+        .split(";\n")
+        .filter(|part| part.contains("INTO") || part.contains("CREATE"));
+    for statement in statements {
+        site.sql(statement);
+    }
+    for (key, value) in [
+        ("schema_version", "1"),
+        ("install_id", "77"),
+        ("database_name", &name),
+    ] {
+        site.sql(&format!(
+            "INSERT INTO punctual_meta VALUES ('{key}', '{value}')"
+        ));
+    }
+    site.sql("INSERT INTO punctual_meta VALUES ('table_prefix', '')");
+}
