@@ -416,6 +416,282 @@ on_both_databases! {
     }
 }
 
+const SEVEN: &str = "0 7 * * *";
+
+/// `schedules add daily`, at seven each day, UTC.
+#[track_caller]
+fn add_daily(site: &Site, instant: i64, more: &[&str]) -> Ended {
+    let words = [
+        "schedules",
+        "add",
+        "daily",
+        "--type",
+        "note",
+        "--cron",
+        SEVEN,
+    ];
+    at(site, instant, &[&words[..], more].concat())
+}
+
+fn listed(site: &Site, instant: i64) -> Vec<Value> {
+    at(site, instant, &["schedules", "list", "--json"])
+        .ok()
+        .json_lines()
+}
+
+on_both_databases! {
+    fn a_schedule_of_the_database_works_like_one_of_the_configuration(site: &Site) {
+        set_up(site, "");
+        let more = ["--missed", "all", "--missed-max", "3", "--payload", "p", "--json"];
+        let added = add_daily(site, seven(0) + 1, &more).ok().json();
+        assert_eq!(added, serde_json::json!({"name": "daily", "next_slot": seven(1)}));
+        // Not the slot of a moment ago.
+        run_at(site, seven(0) + HOUR);
+        assert!(seen(site).is_empty());
+        run_at(site, seven(5) + HOUR);
+        assert_eq!(seen(site), [(seven(3), 1), (seven(4), 1), (seven(5), 1)]);
+        let lines = listed(site, seven(5) + HOUR);
+        let keys: Vec<&String> = lines[0].as_object().expect("an object").keys().collect();
+        assert_eq!(
+            keys,
+            [
+                "name", "from", "cron", "timezone", "type", "payload", "priority", "missed",
+                "missed_max", "enabled", "next_slot", "last_slot", "paused_until"
+            ]
+        );
+        assert_eq!((&lines[0]["from"], &lines[0]["next_slot"]), (&"database".into(), &seven(6).into()));
+        let shown = at(site, seven(5) + HOUR, &["schedules", "show", "daily", "--json"]).ok().json();
+        assert_eq!(shown["events"][0]["slot_at"], seven(5));
+        assert_eq!(shown["next_slots"][1], seven(7));
+        let taken = add_daily(site, seven(5) + HOUR, &[]);
+        assert_eq!((taken.code, taken.stderr.lines().count()), (2, 1), "{taken:?}");
+        at(site, seven(5) + HOUR, &["schedules", "remove", "daily"]).ok();
+        run_at(site, seven(8));
+        assert_eq!(seen(site).len(), 3);
+        assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_next"), 0);
+    }
+
+    fn a_pause_lets_slots_go_and_the_next_one_after_it_comes(site: &Site) {
+        set_up(site, &daily("missed = \"all\"").replace("daily", "stated"));
+        add_daily(site, seven(0) - HOUR, &["--missed", "all"]).ok();
+        run_at(site, seven(0) - HOUR);
+        let both = |words: &[&str], instant: i64| {
+            for name in ["daily", "stated"] {
+                at(site, instant, &[&words[..2], &[name], &words[2..]].concat()).ok();
+            }
+        };
+        let until = format!("@{}", seven(2) + HOUR);
+        both(&["schedules", "pause", "--until", &until], seven(0) + HOUR);
+        run_at(site, seven(4) + HOUR);
+        assert_eq!(seen(site), [(seven(3), 1), (seven(3), 1), (seven(4), 1), (seven(4), 1)]);
+        both(&["schedules", "pause"], seven(4) + HOUR);
+        assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_next"), 0);
+        run_at(site, seven(7) + HOUR);
+        let paused = listed(site, seven(7) + HOUR);
+        assert_eq!(paused[0]["next_slot"], Value::Null);
+        assert!(paused[0]["paused_until"].as_i64() > Some(seven(9)));
+        both(&["schedules", "resume"], seven(7) + HOUR);
+        run_at(site, seven(7) + 2 * HOUR);
+        assert_eq!(seen(site).len(), 4);
+        run_at(site, seven(8) + HOUR);
+        assert_eq!(seen(site)[4..], [(seven(8), 1), (seven(8), 1)]);
+    }
+
+    fn of_one_name_in_both_places_the_configuration_s_counts(site: &Site) {
+        set_up(site, "");
+        add_daily(site, seven(0) - HOUR, &["--payload", "database"]).ok();
+        configure(site, &daily("payload = \"config\""));
+        assert_eq!(listed(site, seven(0) - HOUR)[0]["from"], "config");
+        run_at(site, seven(0) + HOUR);
+        assert_eq!(site.rows("SELECT payload FROM event_history"), [["config"]]);
+        let log = log_lines(site, "schedule edited");
+        assert!(log[0].contains("\"from\":\"database\""), "{log:?}");
+        for command in ["add", "remove"] {
+            let refused = match command {
+                "add" => add_daily(site, seven(0), &[]),
+                _ => at(site, seven(0), &["schedules", "remove", "daily"]),
+            };
+            assert_eq!((refused.code, refused.stderr.lines().count()), (2, 1), "{refused:?}");
+            assert!(refused.stderr.contains("stands in the configuration"), "{refused:?}");
+        }
+    }
+
+    fn a_schedule_silenced_by_a_clock_that_was_ahead_is_named_until_it_is_resumed(site: &Site) {
+        set_up(site, &daily(""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(400) + HOUR);
+        run_at(site, seven(0) + HOUR);
+        assert_eq!(seen(site), [(seven(400), 401)]);
+        let check = at(site, seven(0) + HOUR, &["check"]);
+        assert_eq!(check.code, 1, "{check:?}");
+        assert!(check.stdout.contains("`punctual schedules resume`: daily"), "{check:?}");
+        let shown = at(site, seven(0) + HOUR, &["schedules", "list"]).ok().stdout;
+        assert!(shown.contains("the clock was ahead"), "{shown}");
+        at(site, seven(0) + HOUR, &["schedules", "resume", "daily"]).ok();
+        run_at(site, seven(1) + HOUR);
+        assert_eq!(seen(site)[..1], [(seven(1), 1)]);
+        assert_eq!(at(site, seven(1) + HOUR, &["check"]).code, 0);
+    }
+}
+
+#[test]
+fn what_can_be_no_schedule_is_refused_in_one_line_and_nothing_is_added() {
+    let site = Site::sqlite();
+    set_up(&site, "");
+    let add = |words: &[&str]| {
+        let command = ["schedules", "add", "x", "--json"];
+        at(&site, seven(0), &[&command[..], words].concat())
+    };
+    for (words, code, why) in [
+        (
+            &["--type", "note", "--cron", "0 0 31 2 *"][..],
+            2,
+            "never matches",
+        ),
+        (
+            &["--type", "note", "--cron", "0 0 * *"],
+            2,
+            "is no cron expression",
+        ),
+        (
+            &["--type", "nte", "--cron", "@daily"],
+            2,
+            "did you mean `note`?",
+        ),
+        (&["--type", "note", "--every", "1s"], 2, "--anchor"),
+        (
+            &["--type", "note", "--cron", "@daily", "--end", "@1000"],
+            2,
+            "no slot is to come",
+        ),
+        (
+            &["--type", "note", "--cron", "@daily", "--missed-max", "5"],
+            2,
+            "--missed-max goes with",
+        ),
+        (
+            &[
+                "--type",
+                "note",
+                "--cron",
+                "@daily",
+                "--payload",
+                &"x".repeat(60_000),
+            ],
+            65,
+            "too large",
+        ),
+        (
+            &[
+                "--type",
+                "note",
+                "--cron",
+                "@daily",
+                "--tz",
+                "Europe/Amsterdm",
+            ],
+            2,
+            "did you mean",
+        ),
+    ] {
+        let refused = add(words);
+        assert_eq!(
+            (refused.code, refused.stdout.as_str()),
+            (code, ""),
+            "{refused:?}"
+        );
+        assert!(refused.stderr.contains(why), "{refused:?}");
+    }
+    let nobody = at(&site, seven(0), &["schedules", "pause", "daly"]);
+    assert_eq!(
+        (nobody.code, nobody.stderr.lines().count()),
+        (2, 1),
+        "{nobody:?}"
+    );
+    assert!(listed(&site, seven(0)).is_empty());
+}
+
+#[test]
+fn what_people_are_shown_of_schedules_names_zone_state_and_what_was_missed() {
+    let site = Site::sqlite();
+    set_up(
+        &site,
+        &daily("missed_window = \"30d\"\npayload = \"p\\u001b\""),
+    );
+    run_at(&site, seven(0) - HOUR);
+    run_at(&site, seven(2) + HOUR);
+    let said = |words: &[&str]| {
+        let text = at(&site, seven(2) + HOUR, words).ok().stdout;
+        text.lines()
+            .map(str::trim_end)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(
+        said(&["schedules", "list"]),
+        "name   from    rule             type  missed  next slot (UTC)          state\n\
+         daily  config  0 7 * * * (UTC)  note  once    2027-03-04 07:00:00 UTC"
+    );
+    assert_eq!(
+        said(&["schedules", "show", "daily"]),
+        "schedule    daily\n\
+         from        config\n\
+         rule        0 7 * * * (UTC)\n\
+         type        note\n\
+         missed      once, not after 30d\n\
+         payload     p\\u{1b}\n\
+         \n\
+         made last:\n  \
+         2027-03-03 07:00:00 UTC  event 1, for 2 that were missed too\n\
+         \n\
+         next:\n  \
+         2027-03-04 07:00:00 UTC\n  \
+         2027-03-05 07:00:00 UTC\n  \
+         2027-03-06 07:00:00 UTC\n  \
+         2027-03-07 07:00:00 UTC\n  \
+         2027-03-08 07:00:00 UTC"
+    );
+    assert!(said(&["show", "1"]).contains("slot        2027-03-03 07:00:00 UTC, and 2 missed"));
+    let slots = said(&["schedules", "next", "daily", "--count", "1", "--json"]);
+    assert_eq!(slots, format!("{{\"slot\":{}}}", seven(3)));
+}
+
+#[test]
+fn lint_names_times_that_clocks_skip_and_what_meets() {
+    let site = Site::sqlite();
+    let amsterdam = "cron = \"30 2 * * *\"\ntimezone = \"Europe/Amsterdam\"";
+    let yearly = "cron = \"0 0 29 2 *\"\nend = \"2027-12-31\"\nstart = \"2024-01-01\"";
+    set_up(
+        &site,
+        &[
+            daily(""),
+            schedule("coffee", "cron = \"0 7 * * fri\""),
+            schedule("night", amsterdam),
+            schedule("leap", yearly),
+        ]
+        .concat(),
+    );
+    let text = at(&site, seven(0), &["schedules", "lint"]).ok().stdout;
+    for line in [
+        "leap has no slot in the next five years",
+        "night: 2027-03-28 02:30 Europe/Amsterdam does not exist and comes at 2027-03-28 03:00:00 CEST",
+        "night: 2027-10-31 02:30 Europe/Amsterdam comes twice, and counts the first time, around",
+        "together in 261 minutes, first 2027-03-05 07:00:00 UTC: coffee, daily",
+        "2 slots in the minute of 2027-03-05 07:00:00 UTC: coffee, daily",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    let json = at(&site, seven(0), &["schedules", "lint", "--json"])
+        .ok()
+        .json_lines();
+    let of = |kind: &str| json.iter().filter(|line| line["kind"] == kind).count();
+    assert_eq!(
+        (of("silent"), of("change"), of("collision")),
+        (1, 10, 1),
+        "{json:?}"
+    );
+}
+
 /// Sees the schedules the day before, is there for the first slot, and then not for a week.
 #[track_caller]
 fn week_off(site: &Site) {
