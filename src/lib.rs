@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | [`cli`], [`cmd`] | the command line as types; a file a command family; all that prints |
 //! | [`config`] | flags over environment over file over defaults, validated into one `Config` |
-//! | [`runner`] | a run: recovery, waves, what becomes of attempts, the end; the dry run |
+//! | [`runner`] | a run: recovery, slots, waves, what becomes of attempts, the end; the dry run |
 //! | [`lock`], [`lease`] | the three layers that keep runs apart |
 //! | [`store`] | every query, written once for both dialects |
 //! | [`db`] | the narrow connection; each driver named in one file; the schema and its migrations |
@@ -52,6 +52,7 @@
 //! 4. **An attempt is handed out after its claim is committed**, and never again for an error of
 //!    the database. `sql` effects are the exception: effect, history and removal are one
 //!    transaction, and the trace of the wave is committed before it.
+//!    Slots of schedules likewise: events and watermark are one transaction behind the gate.
 //! 5. **`kill -9` needs no clean-up step.** Whatever a run leaves, the first steps of the next
 //!    recover. A COMMIT without an answer is settled by reading, on a new connection that neither
 //!    claims nor fires.

@@ -2,6 +2,7 @@
 //! that none is lost and none comes twice. The schedules of the configuration are brought into the
 //! tables first, by the first run that sees them.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -9,6 +10,8 @@ use sha2::{Digest, Sha256};
 use super::{Runner, Trouble};
 use crate::clock::{UnixSeconds, monotonic};
 use crate::config::Config;
+use crate::db::DbResult;
+use crate::event::{Event, EventId, Slot};
 use crate::fault::point;
 use crate::schedule::{From, Schedule};
 use crate::store::claim::Gate;
@@ -47,6 +50,88 @@ pub fn seed(install_id: &str, name: &str) -> u64 {
     first
         .iter()
         .fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}
+
+/// Slots of one schedule that a dry run lists of what is to come.
+const AHEAD: usize = 1000;
+
+/// The events that would be made of slots by `cutoff`, as far as can be told at `now`: of slots that
+/// have come what their policy makes of them, and one of each slot to come. They have no ids; these
+/// only put them behind all others.
+pub(super) fn planned(
+    store: &mut Store,
+    config: &Config,
+    install: &Install,
+    now: UnixSeconds,
+    cutoff: UnixSeconds,
+) -> DbResult<Vec<Event>> {
+    let mut made = Vec::new();
+    for (name, schedule, since) in as_taken_over(store.schedules()?, config, now) {
+        let Ok(slots) = schedule.recurrence() else {
+            continue;
+        };
+        let seed = seed(&install.install_id, &name);
+        let come = schedule.come(&slots, since, now.min(cutoff));
+        let come = come.map(|come| come.slots).unwrap_or_default();
+        let ahead = slots.slots_between(since.max(now), cutoff, AHEAD);
+        for (at, slots) in come.into_iter().chain(ahead.into_iter().map(|at| (at, 1))) {
+            let due_at = schedule.due_at(at, seed);
+            made.push(event_of(&schedule, Slot { at, slots }, due_at));
+        }
+    }
+    made.sort_by_key(|event| event.due_at);
+    for (id, event) in (1..).zip(made.iter_mut().rev()) {
+        event.id = EventId(i64::MAX - id);
+    }
+    Ok(made)
+}
+
+/// Schedules as a run would have them that starts now, with the instants after which slots count.
+fn as_taken_over(
+    rows: Vec<ScheduleRow>,
+    config: &Config,
+    now: UnixSeconds,
+) -> Vec<(String, Schedule, UnixSeconds)> {
+    let mut known: BTreeMap<String, (Schedule, UnixSeconds)> = BTreeMap::new();
+    for row in rows {
+        let since = row.since();
+        if let Ok(schedule) = Schedule::from_json(&row.rule) {
+            known.insert(row.name, (schedule, since));
+        }
+    }
+    let mut all = Vec::new();
+    for (name, wanted) in &config.schedules {
+        let since = match known.remove(name) {
+            Some((stated, since)) if stated.has_slots_of(wanted) => since,
+            Some((_, since)) => since.max(first_seen(now)),
+            None => first_seen(now),
+        };
+        all.push((name.clone(), wanted.clone(), since));
+    }
+    for (name, (schedule, since)) in known {
+        if schedule.from == From::Database {
+            all.push((name, schedule, since));
+        }
+    }
+    all.retain(|(_, schedule, _)| schedule.enabled);
+    all
+}
+
+fn event_of(schedule: &Schedule, slot: Slot, due_at: UnixSeconds) -> Event {
+    Event {
+        id: EventId(i64::MAX),
+        type_name: schedule.type_name.clone(),
+        due_at,
+        first_due_at: None,
+        payload: schedule.payload.clone().unwrap_or_default().into_bytes(),
+        key: None,
+        priority: schedule.priority,
+        expires_at: None,
+        attempts: 0,
+        losses: 0,
+        deferrals: 0,
+        slot: Some(slot),
+    }
 }
 
 impl Runner<'_> {

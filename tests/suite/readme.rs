@@ -15,7 +15,7 @@ fn readme() -> String {
 }
 
 /// The fenced blocks of one language.
-fn blocks(language: &str) -> Vec<String> {
+pub(crate) fn blocks(language: &str) -> Vec<String> {
     let text = readme();
     let fence = format!("```{language}\n");
     let behind = text.split(&fence).skip(1);

@@ -497,6 +497,62 @@ on_both_databases! {
         assert_eq!(seen(site)[4..], [(seven(8), 1), (seven(8), 1)]);
     }
 
+    fn a_dry_run_lists_slots_among_events_in_start_order_and_writes_nothing(site: &Site) {
+        set_up(site, &daily("missed = \"all\"\npayload = \"p\""));
+        let before = ["event_schedules", "event_next", "event_slots", "scheduled_events"];
+        let rows = |site: &Site| before.map(|table| site.rows(&format!("SELECT * FROM {table}")));
+        let planned = |instant: i64, more: &[&str]| {
+            let words = [&["run", "--dry-run", "--json"][..], more].concat();
+            let lines = at(site, instant, &words).ok().json_lines();
+            let of = |line: &Value| (line["id"].as_i64(), line["due_at"].as_i64());
+            lines.iter().map(of).collect::<Vec<_>>()
+        };
+        let slot = |day| (None, Some(seven(day)));
+        let event = |id, due| (Some(id), Some(due));
+        // No run has seen the schedule yet.
+        let until = format!("@{}", seven(1));
+        assert_eq!(planned(seven(0) - HOUR, &["--due-before", &until]), [slot(0), slot(1)]);
+        assert!(planned(seven(0) - HOUR, &[]).is_empty());
+        run_at(site, seven(0) - HOUR);
+        let (early, late) = (seven(1) - 60, seven(2) + 60);
+        site.sql(&format!(
+            "INSERT INTO scheduled_events (type, due_at) VALUES ('note', {early}), ('note', \
+             {late}), ('note', {})",
+            seven(2)
+        ));
+        let now = rows(site);
+        let all = [slot(0), event(1, early), slot(1), event(3, seven(2)), slot(2), event(2, late)];
+        assert_eq!(planned(seven(2) + HOUR, &[]), all);
+        assert_eq!(planned(seven(2) + HOUR, &["--max-events", "3"]), all[..3]);
+        assert_eq!(planned(seven(2) + HOUR, &["--batch-size", "2"]), all);
+        let until = format!("@{}", seven(4));
+        let more = planned(seven(2) + HOUR, &["--due-before", &until]);
+        assert_eq!((&more[..6], &more[6..]), (&all[..], &[slot(3), slot(4)][..]));
+        assert_eq!(rows(site), now);
+        let words = ["run", "--dry-run", "--json"];
+        let line = at(site, seven(2) + HOUR, &words).ok().json_lines().remove(0);
+        assert_eq!((&line["status"], &line["payload"]), (&"planned".into(), &"p".into()));
+        // What was listed is what is done.
+        run_at(site, seven(2) + HOUR);
+        let done = site.rows("SELECT due FROM seen").concat();
+        assert_eq!(done, all.map(|(_, due)| due.unwrap_or_default().to_string()));
+    }
+
+    fn a_schedule_of_the_database_whose_rule_cannot_be_read_is_named_and_holds_nothing_up(
+        site: &Site
+    ) {
+        set_up(site, &daily("").replace("daily", "good"));
+        add_daily(site, seven(0) - HOUR, &[]).ok();
+        run_at(site, seven(0) - HOUR);
+        site.sql("UPDATE event_schedules SET rule = '{}' WHERE name = 'daily'");
+        let run = at(site, seven(0) + HOUR, &["run", "--json"]);
+        assert_eq!((run.code, &run.json()["done"]), (78, &1.into()), "{run:?}");
+        assert!(run.stderr.contains("schedule daily: missing field"), "{run:?}");
+        assert_eq!(run_at(site, seven(0) + HOUR + 600)["stop"], "idle");
+        let shown = at(site, seven(0) + HOUR, &["schedules", "list"]).ok().stdout;
+        assert!(shown.contains("cannot be read"), "{shown}");
+    }
+
     fn of_one_name_in_both_places_the_configuration_s_counts(site: &Site) {
         set_up(site, "");
         add_daily(site, seven(0) - HOUR, &["--payload", "database"]).ok();
@@ -690,6 +746,24 @@ fn lint_names_times_that_clocks_skip_and_what_meets() {
         (1, 10, 1),
         "{json:?}"
     );
+}
+
+#[test]
+fn the_example_of_the_readme_does_what_is_said_of_it() {
+    let site = Site::sqlite();
+    let blocks = crate::readme::blocks("toml");
+    let example = blocks
+        .iter()
+        .find(|text| text.contains("[schedule.digest]"));
+    site.config(example.expect("the example")).init();
+    // Seven in Amsterdam, in winter time, on Mondays.
+    let monday = |week: i64| MONDAY + week * 7 * DAY + 6 * HOUR;
+    run_at(&site, monday(0) - HOUR);
+    run_at(&site, monday(0) + 60);
+    run_at(&site, monday(2) + DAY);
+    let log = std::fs::read_to_string(site.path("digest.log")).expect("it has been written");
+    let line = |week, slots| format!("digest of {}, for {slots}\n", monday(week));
+    assert_eq!(log, line(0, 1) + &line(2, 2));
 }
 
 /// Sees the schedules the day before, is there for the first slot, and then not for a week.
