@@ -22,7 +22,7 @@ use mysql::prelude::Queryable as _;
 use crate::plans::run_recorded;
 use crate::support::mariadb::Server;
 use crate::support::process::{Running, eventually};
-use crate::support::recorder::Recording;
+use crate::support::recorder::{Recorded, Recording};
 use crate::support::site::Site;
 use crate::support::web::{Reply, Web};
 use crate::volume::high_water_kib;
@@ -302,6 +302,58 @@ impl Counters {
         let question = format!("SHOW GLOBAL STATUS LIKE '{name}'");
         let row: Option<(String, i64)> = self.db.query_first(question).expect("a counter");
         row.unwrap_or_else(|| panic!("no counter {name}")).1
+    }
+}
+
+on_both_databases! {
+    fn a_tick_between_slots_asks_no_more_than_one_without_schedules(site: &Site) {
+        let note = "[type.note]\nhandler = \"command\"\ncommand = [\"true\"]\n";
+        site.config(note).init();
+        let asked = || {
+            let recording = Recording::default();
+            run_recorded(site, &recording);
+            recording.statements().len()
+        };
+        asked();
+        let before = asked();
+        let yearly = |n: i64| {
+            format!("[schedule.n{n}]\ncron = \"0 0 1 1 *\"\nend = 2990-01-01\ntype = \"note\"\n")
+        };
+        let many: String = (0..1000).map(yearly).collect();
+        site.config(&format!("{note}{many}"));
+        asked();
+        assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_next"), 1000);
+        assert_eq!(asked(), before);
+    }
+
+    fn a_slot_costs_a_few_statements_whatever_the_number_of_schedules(site: &Site) {
+        let note = "[type.note]\nhandler = \"command\"\ncommand = [\"true\"]\n";
+        let asked = |schedules: usize| {
+            let rule = |n: usize| {
+                format!("[schedule.n{n}]\ncron = \"0 0 1 1 *\"\ntype = \"note\"\n")
+            };
+            let rules: String = (0..schedules).map(rule).collect();
+            site.config(&format!("{note}{rules}"));
+            run_recorded(site, &Recording::default());
+            site.sql("UPDATE event_schedules SET last_slot = 1");
+            site.sql("UPDATE event_next SET slot = 5");
+            let recording = Recording::default();
+            run_recorded(site, &recording);
+            let statements = recording.statements();
+            let of_slots = |one: &&Recorded| {
+                let tables = ["event_schedules", "event_next", "event_slots"];
+                let names = |table: &&str| one.sql.contains(*table);
+                let is_peek = one.sql.contains("event_lease") || one.sql.contains("event_history");
+                tables.iter().any(names) && !is_peek
+            };
+            site.sql("DELETE FROM event_slots");
+            statements.iter().filter(of_slots).count()
+        };
+        site.config(note).init();
+        let (few, many) = (asked(10), asked(110));
+        // Its watermark, its event, the slot, the next one.
+        assert!(many - few <= 100 * 4 + 4, "{few} for 10, {many} for 110");
+        assert!(many > 400, "{many}");
     }
 }
 

@@ -316,6 +316,19 @@ on_both_databases! {
         assert_eq!(seen(site), [(seven(0), 1)]);
     }
 
+    fn slots_leave_with_history_but_for_those_of_events_that_still_wait(site: &Site) {
+        set_up(site, &daily("missed = \"all\""));
+        run_at(site, seven(0) - HOUR);
+        run_at(site, seven(0) + HOUR);
+        site.sql("INSERT INTO event_types (type, paused_until) VALUES ('note', 32503680000)");
+        run_at(site, seven(1) + HOUR);
+        assert_eq!(made(site, "daily"), [seven(0), seven(1)]);
+        at(site, seven(40), &["prune"]).ok();
+        assert_eq!(made(site, "daily"), [seven(1)]);
+        let shown = at(site, seven(40), &["show", "2", "--json"]).ok().json();
+        assert_eq!((&shown["slot_at"], &shown["slots"]), (&seven(1).into(), &1.into()));
+    }
+
     fn a_thousand_schedules_that_are_due_at_once_all_become_events(site: &Site) {
         let many: String = (0..1000)
             .map(|n| schedule(&format!("n{n}"), "cron = \"0 7 * * *\""))
@@ -377,6 +390,30 @@ on_both_databases! {
         assert_eq!(seen(site), [(seven(0), 1)]);
         assert_eq!(made(site, "daily"), [seven(0)]);
         assert_eq!(site.query_i64("SELECT COUNT(*) FROM scheduled_events"), 0);
+    }
+
+    fn what_is_paused_edited_or_removed_under_a_run_s_hands_makes_no_event(site: &Site) {
+        set_up(site, "");
+        for (word, words) in [("pause", "pause daily"), ("remove", "remove daily")] {
+            add_daily(site, seven(0) - HOUR, &[]).ok();
+            let mut run = command_at(site, seven(0) + HOUR, &["run", "--json"]);
+            run.env("PUNCTUAL_FAULT_POINT", "plan.read=hold")
+                .env("PUNCTUAL_FAULT_HOLD", site.path(""));
+            let run = Running::start(run, b"");
+            let file = |end: &str| format!("plan.read:1.{end}");
+            eventually("the run is held", || site.path(&file("held")).exists());
+            let words: Vec<&str> = ["schedules"].into_iter().chain(words.split(' ')).collect();
+            at(site, seven(0) + HOUR, &words).ok();
+            site.write(&file("go"), "");
+            let run = site.finish(run).ok().json();
+            assert_eq!(run["done"], 0, "{word}: {run}");
+            assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_next"), 0, "{word}");
+            for end in ["held", "go"] {
+                std::fs::remove_file(site.path(&file(end))).expect("a file of ours");
+            }
+            site.sql("DELETE FROM event_schedules");
+        }
+        assert!(seen(site).is_empty());
     }
 
     fn a_slot_that_has_become_an_event_becomes_none_again_whatever_the_watermark_says(site: &Site) {
