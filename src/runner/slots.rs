@@ -25,13 +25,19 @@ use crate::zone::Zone;
 const CHUNK: usize = 100;
 /// A transaction that has lasted this long is committed with what it has: others wait for it.
 const LONGEST: Duration = Duration::from_millis(50);
+/// Slots to come that a dry run lists of one schedule.
+const AHEAD: usize = 1000;
 
 /// Whether a tick has anything to do for schedules.
 pub(super) fn wait(peek: &Peek, install: &Install, config: &Config, cutoff: UnixSeconds) -> bool {
     let has_come = peek.next_slot.is_some_and(|slot| slot <= cutoff);
-    // Paused, removed and finished ones have no next slot, and need no rules either.
-    let is_dated = peek.next_slot.is_some() && install.zone_data != Zone::edition();
-    has_come || is_dated || fingerprint_of(config) != install.schedules
+    has_come || is_dated(peek.next_slot, install) || fingerprint_of(config) != install.schedules
+}
+
+/// Whether next slots were found by other rules of zones than this program has. Paused and finished
+/// schedules have none, and need no rules either.
+fn is_dated(next_slot: Option<UnixSeconds>, install: &Install) -> bool {
+    next_slot.is_some() && install.zone_data != Zone::edition()
 }
 
 fn fingerprint_of(config: &Config) -> String {
@@ -51,9 +57,6 @@ pub fn seed(install_id: &str, name: &str) -> u64 {
         .iter()
         .fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }
-
-/// Slots of one schedule that a dry run lists of what is to come.
-const AHEAD: usize = 1000;
 
 /// The events that would be made of slots by `cutoff`, as far as can be told at `now`: of slots that
 /// have come what their policy makes of them, and one of each slot to come. They have no ids; these
@@ -138,12 +141,9 @@ impl Runner<'_> {
     /// Makes the events of all slots that have come.
     pub(super) fn make_slots(&mut self, next_slot: Option<UnixSeconds>) -> Result<(), Trouble> {
         let fingerprint = fingerprint_of(self.config);
-        let is_dated = next_slot.is_some() && self.install.zone_data != Zone::edition();
         let mut has_come = next_slot.is_some_and(|slot| slot <= self.cutoff);
-        if is_dated || fingerprint != self.install.schedules {
-            self.take_over_schedules(&fingerprint)?;
-            self.install.schedules = fingerprint;
-            Zone::edition().clone_into(&mut self.install.zone_data);
+        if is_dated(next_slot, &self.install) || fingerprint != self.install.schedules {
+            self.take_over_schedules(fingerprint)?;
             has_come = true; // perhaps
         }
         if !has_come {
@@ -191,13 +191,13 @@ impl Runner<'_> {
     }
 
     /// Brings the tables to what the configuration says, and next slots to what the zones' rules
-    /// say now.
-    fn take_over_schedules(&mut self, fingerprint: &str) -> Result<(), Trouble> {
+    /// say now. Where somebody changes one meanwhile, the next run does it.
+    fn take_over_schedules(&mut self, fingerprint: String) -> Result<(), Trouble> {
         let read_at = monotonic();
         let now = self.time_at(read_at);
         let (config, run_id) = (self.config, self.run_id);
         let gate = self.lease.gate(now);
-        self.store.transaction(|store| {
+        let taken_over = self.store.transaction(|store| {
             store.pass(gate)?;
             let rows = store.schedules()?;
             for row in &rows {
@@ -217,12 +217,18 @@ impl Runner<'_> {
                 store.add_schedule(&row, now)?;
                 log(store, run_id, now, schedule, "schedule added", name)?;
             }
-            store.note_schedules(fingerprint, Zone::edition())?;
+            store.note_schedules(&fingerprint, Zone::edition())?;
             point("schedules.commit");
             Ok(())
-        })?;
+        });
+        match taken_over {
+            Err(Stopped::Changed) => return Ok(()),
+            other => other?,
+        }
         self.lease.passed(read_at);
         point("schedules.committed");
+        self.install.schedules = fingerprint;
+        Zone::edition().clone_into(&mut self.install.zone_data);
         Ok(())
     }
 }

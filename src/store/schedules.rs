@@ -244,7 +244,7 @@ impl Store {
         self.write_next(&row.name, row.first_slot())
     }
 
-    /// Writes a schedule anew that was `seen` with this watermark. To be called in a transaction.
+    /// Writes a schedule anew that was `seen` so. To be called in a transaction.
     ///
     /// # Errors
     /// [`Stopped::Changed`] where it is no longer as it was seen.
@@ -255,7 +255,8 @@ impl Store {
         now: UnixSeconds,
     ) -> Result<(), Stopped> {
         let sql = "UPDATE /*_*/event_schedules SET rule = ?, last_slot = ?, paused_until = ?, \
-                   updated_at = ? WHERE name = ? AND last_slot = ?";
+                   updated_at = ? WHERE name = ? AND rule = ? AND last_slot = ? \
+                   AND COALESCE(paused_until, -1) = ?";
         let sql = self.sql(sql);
         let params = [
             row.rule.as_str().into(),
@@ -263,7 +264,9 @@ impl Store {
             row.paused_until.into(),
             now.into(),
             row.name.as_str().into(),
+            seen.rule.as_str().into(),
             seen.last_slot.into(),
+            seen.paused_until.unwrap_or(UnixSeconds(-1)).into(),
         ];
         if self.db.execute(&sql, &params)? != 1 {
             return Err(Stopped::Changed);
