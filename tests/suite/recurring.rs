@@ -5,9 +5,12 @@ use std::process::Command;
 
 use punctual::clock::Clock;
 use punctual::fault::POINTS;
+use punctual::runner::{Report, Stop};
 use serde_json::Value;
 
+use crate::plans::run_recorded;
 use crate::support::process::{Ended, Running, eventually};
+use crate::support::recorder::Recording;
 use crate::support::site::Site;
 
 /// 2027-03-01 00:00 UTC, a Monday.
@@ -644,6 +647,38 @@ on_both_databases! {
         assert_eq!(seen(site)[..1], [(seven(1), 1)]);
         assert_eq!(at(site, seven(1) + HOUR, &["check"]).code, 0);
     }
+}
+
+#[test]
+fn a_pause_in_the_middle_of_a_takeover_is_not_lost_and_the_next_run_takes_over() {
+    let site = Site::mariadb(); // on SQLite nobody else writes meanwhile
+    let yearly = |payload: &str| {
+        let rule = "cron = \"0 0 1 1 *\"";
+        schedule("yearly", &format!("{rule}\npayload = \"{payload}\""))
+    };
+    set_up(&site, &yearly("before"));
+    run_alone(&site, &Recording::default());
+    configure(&site, &yearly("after"));
+    let recording = Recording::default();
+    let pause = &["UPDATE event_schedules SET paused_until = 32503680000"];
+    alone(&site);
+    recording.before_query("event_schedules SET rule", site.sql_later(pause));
+    let report = run_recorded(&site, &recording);
+    assert_eq!(report.stop, Stop::Drained, "{report:?}");
+    let state = || {
+        let query = "SELECT paused_until, rule LIKE '%after%' FROM event_schedules";
+        site.rows(query).remove(0)
+    };
+    assert_eq!(state(), ["32503680000", "0"]);
+    run_alone(&site, &Recording::default());
+    assert_eq!(state(), ["32503680000", "1"]);
+    assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_next"), 0);
+}
+
+#[track_caller]
+fn run_alone(site: &Site, recording: &Recording) -> Report {
+    alone(site);
+    run_recorded(site, recording)
 }
 
 #[test]
