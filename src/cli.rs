@@ -10,6 +10,7 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::event::Outcome;
+use crate::schedule::{MOST_MISSED, Missed};
 use crate::when::parse_duration;
 
 /// Everything on the command line.
@@ -490,8 +491,9 @@ pub struct ResumeArgs {
 
 Lag is the age of the oldest due event of a type that has a handler and is not paused. WARNING
 also for: unresolved dead or unknown events, due events without a handler, rows whose due_at or
-priority is out of range, an open breaker, no tick for --warn-lag and ten minutes. CRITICAL also
-for a database that cannot be used; UNKNOWN for a wrong command line or configuration.
+priority is out of range, an open breaker, a schedule whose last slot lies more than a day ahead, no
+tick for --warn-lag and ten minutes. CRITICAL also for a database that cannot be used; UNKNOWN for a
+wrong command line or configuration.
 
 --json prints one object: level, code, message, lag_s, due, unresolved_dead, unresolved_unknown.")]
 pub struct CheckArgs {
@@ -515,15 +517,123 @@ pub struct SchedulesArgs {
 /// What `schedules` does.
 #[derive(Debug, Subcommand)]
 pub enum SchedulesCommand {
-    /// Print the next slots of a rule; needs no database
+    /// Add a schedule that lives in the database
+    Add(Box<ScheduleArgs>),
+    /// List all schedules, of the configuration and of the database
+    #[command(after_help = "\
+--json prints one object a line: name, from (config or database), the rule and what else is stated,
+next_slot, last_slot (slots up to it are dealt with; null: no run has seen it yet), paused_until.")]
+    List,
+    /// Show one schedule, the events it made last, and its next slots
+    Show(ScheduleName),
+    /// Let slots go by until it is resumed, or until a time
+    #[command(after_help = "Examples:
+  punctual schedules pause digest
+  punctual schedules pause digest --until '2027-01-04 00:00'
+
+What came while it was paused is not made up for.")]
+    Pause(SchedulePauseArgs),
+    /// Let a paused schedule go on, from now; also one whose clock had been ahead
+    Resume(ScheduleName),
+    /// Remove a schedule of the database; the events it made stay
+    Remove(ScheduleName),
+    /// Print the next slots of a schedule, or of a rule without a database
     Next(NextArgs),
+    /// Look five years ahead: times that clocks skip or repeat, collisions, the busiest minutes
+    #[command(after_help = "\
+--json prints one object a line: kind (change, silent, collision, busy) and what it is about.")]
+    Lint,
+}
+
+/// Which schedule.
+#[derive(Debug, Args)]
+pub struct ScheduleName {
+    /// The schedule
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// `schedules pause`.
+#[derive(Debug, Args)]
+pub struct SchedulePauseArgs {
+    /// The schedule
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Until this time (default: until it is resumed)
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+}
+
+/// `schedules add`.
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("rule").required(true).args(["cron", "every"]),
+    after_help = "Examples:
+  punctual schedules add digest --cron '0 7 * * mon' --tz Europe/Amsterdam --type digest
+  punctual schedules add sync --every 6h --anchor '2027-01-01 03:00' --type sync --missed skip
+
+The first slot is the next one from now. [schedule.NAME] of the configuration says the same."
+)]
+pub struct ScheduleArgs {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// At the times of a cron expression, on the clocks of --tz
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    pub cron: Option<String>,
+    /// At instants this far apart
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "anchor")]
+    pub every: Option<Duration>,
+    /// One of the slots of --every
+    #[arg(long, value_name = "TIME", conflicts_with = "cron")]
+    pub anchor: Option<String>,
+    /// The type of its events
+    #[arg(long = "type", value_name = "TYPE")]
+    pub type_name: String,
+    /// What the handler gets
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub payload: Option<String>,
+    /// -2 first … 2 last
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = clap::value_parser!(i8).range(-2..=2))]
+    pub priority: i8,
+    /// What becomes of slots at which no run came: one event for all of them, only the last one
+    /// within the window, or an event each
+    #[arg(long, value_name = "POLICY", default_value = "once")]
+    #[arg(value_parser = PossibleValuesParser::new(Missed::WORDS))]
+    pub missed: String,
+    /// With --missed all: at most so many events, of the newest slots
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MISSED)))]
+    pub missed_max: Option<u32>,
+    /// Slots longer ago than this are let go (default: 10m with --missed skip)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub missed_window: Option<Duration>,
+    /// No slot before this time
+    #[arg(long, value_name = "TIME")]
+    pub start: Option<String>,
+    /// No slot after this time
+    #[arg(long, value_name = "TIME")]
+    pub end: Option<String>,
+    /// Delay its events by up to this long, each by the same
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub jitter: Option<Duration>,
+    /// Add it though the configuration has no such type; its events wait until it has
+    #[arg(long)]
+    pub allow_unknown_type: bool,
 }
 
 /// `schedules next`.
 #[derive(Debug, Args)]
 #[command(
-    group = ArgGroup::new("rule").required(true).args(["cron", "every"]),
+    group = ArgGroup::new("rule").required(true).args(["name", "cron", "every"]),
     after_help = "Examples:
+  punctual schedules next digest
   punctual schedules next --cron '0 9 * * mon-fri' --tz Europe/Amsterdam
   punctual schedules next --cron '30 2 L * *' --after 2027-01-01 --count 3 --json
   punctual schedules next --every 6h --anchor '2026-11-22 03:00'
@@ -540,6 +650,9 @@ time does not exist, the first time if it exists twice. Any other follows the cl
 --json prints one object a line: slot (Unix seconds)."
 )]
 pub struct NextArgs {
+    /// The slots of this schedule
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
     /// The slots of a cron expression
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     pub cron: Option<String>,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Exit, Failure};
+use crate::schedule::Schedule;
 use crate::zone::Zone;
 
 mod event_type;
@@ -18,6 +19,7 @@ mod file;
 mod my_cnf;
 mod permission;
 mod sample;
+mod schedule;
 mod section;
 mod sources;
 mod url;
@@ -101,6 +103,8 @@ pub struct Config {
     pub run: RunConfig,
     /// `[type.NAME]`, by name.
     pub types: BTreeMap<String, TypeConfig>,
+    /// `[schedule.NAME]`, by name.
+    pub schedules: BTreeMap<String, Schedule>,
 }
 
 impl Config {
@@ -284,8 +288,8 @@ pub struct TypeConfig {
     pub breaker_probe: Duration,
     /// Started once and never again by itself.
     pub at_most_once: bool,
-    /// The lines of the file on which `sql` and `guard` stand, by key: what a statement may say
-    /// is judged elsewhere, and a mistake in it is to be found like any other.
+    /// The lines of the file on which `sql`, `guard` and `lag` stand, by key: what a statement may
+    /// say is judged elsewhere, and a mistake in it is to be found like any other.
     pub sql_lines: BTreeMap<&'static str, usize>,
 }
 
@@ -312,6 +316,14 @@ impl TypeConfig {
             breaker_probe: Duration::from_mins(5),
             at_most_once: false,
             sql_lines: BTreeMap::new(),
+        }
+    }
+
+    /// How its events are swept, where they are sweeps.
+    pub fn sweep(&self) -> Option<&SweepConfig> {
+        match &self.handler {
+            HandlerConfig::Sql(sql) => sql.sweep.as_ref(),
+            HandlerConfig::Command(_) | HandlerConfig::Http(_) => None,
         }
     }
 }
@@ -394,6 +406,33 @@ pub struct HttpConfig {
 pub struct SqlConfig {
     /// One statement each, run in order.
     pub statements: Vec<String>,
+    /// `repeat_until_empty`: an event is a sweep.
+    pub sweep: Option<SweepConfig>,
+}
+
+/// `repeat_until_empty = true`: the statements are run pass after pass, each in a transaction of
+/// its own, until a pass changes no row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SweepConfig {
+    /// How long the database is left alone between two passes.
+    pub chunk_pause: Duration,
+    /// How long the type may sweep in one run; `None`: as long as the run may last.
+    pub timeout: Option<Duration>,
+    /// A SELECT of how far replicas are behind, in seconds.
+    pub lag: Option<String>,
+    /// Further behind than this, and no pass is made.
+    pub max_lag: Duration,
+}
+
+impl Default for SweepConfig {
+    fn default() -> Self {
+        Self {
+            chunk_pause: Duration::ZERO,
+            timeout: None,
+            lag: None,
+            max_lag: Duration::from_secs(5),
+        }
+    }
 }
 
 #[cfg(test)]

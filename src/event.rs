@@ -45,11 +45,11 @@ pub struct Event {
     pub type_name: String,
     /// `due_at`: of the next attempt.
     pub due_at: UnixSeconds,
-    /// `first_due_at`: what `due_at` was before the first retry.
+    /// `first_due_at`: what `due_at` was before the first retry, or the first pass of a sweep.
     pub first_due_at: Option<UnixSeconds>,
     /// `payload`, untouched; empty for NULL.
     pub payload: Vec<u8>,
-    /// `unique_key`, or `held_key` while running.
+    /// `unique_key`, or `held_key` while running or swept.
     pub key: Option<Vec<u8>>,
     /// `priority`, −2 first.
     pub priority: i8,
@@ -61,6 +61,17 @@ pub struct Event {
     pub losses: u32,
     /// "Try later" answers.
     pub deferrals: u32,
+    /// Of an event that a schedule made.
+    pub slot: Option<Slot>,
+}
+
+/// The instant of a schedule that became an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// `slot_at`.
+    pub at: UnixSeconds,
+    /// How many slots the event stands for: itself, and those that were missed before it.
+    pub slots: u64,
 }
 
 impl Event {

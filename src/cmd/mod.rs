@@ -283,6 +283,9 @@ fn check_statements(config: &Config) -> anyhow::Result<()> {
         if let HandlerConfig::Sql(handler) = &handled.handler {
             sql::compile(&handler.statements, dialect).map_err(|error| refuse("sql", error))?;
         }
+        if let Some(lag) = handled.sweep().and_then(|sweep| sweep.lag.as_deref()) {
+            sql::compile_lag(lag, dialect).map_err(|error| refuse("lag", error))?;
+        }
         if let Some(guard) = &handled.guard {
             sql::compile_guard(guard, dialect).map_err(|error| refuse("guard", error))?;
         }

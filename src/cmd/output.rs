@@ -272,6 +272,7 @@ mod tests {
             attempts: 1,
             losses: 2,
             deferrals: 3,
+            slot: None,
         }
     }
 

@@ -88,7 +88,7 @@ fn options(context: &Context, args: &RunArgs) -> anyhow::Result<Options> {
 }
 
 fn dry_run(context: &Context, options: &Options) -> anyhow::Result<u8> {
-    let (mut store, _) = Store::open(&context.config, Access::Read, context.clock)?;
+    let (mut store, install) = Store::open(&context.config, Access::Read, context.clock)?;
     let lock_path = lock::lock_path(&context.config).ok();
     let mut failed = None;
     let mut rows = live_table(context);
@@ -98,21 +98,29 @@ fn dry_run(context: &Context, options: &Options) -> anyhow::Result<u8> {
         &mut store,
         &context.config,
         options,
-        lock_path,
+        (&install, lock_path),
         &mut |planned| {
             listed += 1;
-            let status = if planned.recovered {
-                "running"
-            } else {
-                "ready"
+            let status = match (planned.recovered, planned.is_slot) {
+                (true, _) => "running",
+                (false, true) => "planned",
+                (false, false) => "ready",
             };
             if context.json {
                 let line = EventLine::live(&planned.event, status);
+                let line = EventLine {
+                    id: line.id.filter(|_| !planned.is_slot),
+                    ..line
+                };
                 failed = context.out.json(&line).err();
                 return failed.is_none();
             }
             if listed <= SHOWN {
-                rows.add_row(live_row(context, &planned.event, status));
+                let mut row = live_row(context, &planned.event, status);
+                if planned.is_slot {
+                    row[0] = String::new();
+                }
+                rows.add_row(row);
             }
             true
         },
@@ -320,7 +328,7 @@ fn ping(context: &Context, report: &Report) {
     };
     let well = matches!(
         report.stop,
-        Stop::Idle | Stop::Drained | Stop::MaxEvents | Stop::MaxTime
+        Stop::Idle | Stop::Drained | Stop::MaxEvents | Stop::MaxTime | Stop::DatabaseLag
     );
     if well
         && report.trouble.is_none()

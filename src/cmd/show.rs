@@ -162,7 +162,20 @@ impl Case {
         if event.due_at <= self.now && all.len() == 1 {
             all.push(self.who_comes(context));
         }
+        all.extend(self.how_far_its_sweep_is(live));
         all
+    }
+
+    /// A ready event that names an epoch is a sweep that was begun and not finished.
+    fn how_far_its_sweep_is(&self, live: &Detail) -> Option<String> {
+        live.claim_epoch?;
+        let by = self.claimant.as_ref().map_or_else(String::new, |run| {
+            format!(", last swept by run {}", run.run_id)
+        });
+        Some(format!(
+            "Its sweep is under way{by}: what its passes have changed stands, and the next one \
+             goes on where they stopped."
+        ))
     }
 
     fn why_waiting(&self, context: &Context, live: &Detail) -> String {
@@ -278,6 +291,10 @@ impl Case {
         all.insert("history".into(), history.into());
         let log: Vec<Json> = self.log.iter().map(log_json).collect();
         all.insert("log".into(), log.into());
+        if let Some(slot) = event.and_then(|event| event.slot) {
+            all.insert("slot_at".into(), slot.at.0.into());
+            all.insert("slots".into(), slot.slots.into());
+        }
         Ok(all.into())
     }
 
@@ -341,6 +358,13 @@ impl Case {
                     .map(|origin| ("origin", escape(origin))),
             );
             facts.extend(live.created_at.map(|at| ("added", context.shown(at))));
+        }
+        if let Some(slot) = event.slot {
+            let missed = match slot.slots {
+                0 | 1 => String::new(),
+                slots => format!(", and {} missed before it", slots - 1),
+            };
+            facts.push(("slot", format!("{}{missed}", context.shown(slot.at))));
         }
         facts.push(("payload", short_payload(&event.payload, PAYLOAD)));
         facts

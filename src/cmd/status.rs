@@ -8,7 +8,7 @@ use super::Context;
 use super::holder::Holder;
 use super::output::{escape, plural, seconds, table};
 use crate::clock::UnixSeconds;
-use crate::config::{Config, HandlerConfig};
+use crate::config::{Config, HandlerConfig, TypeConfig};
 use crate::db::Access;
 use crate::error::Exit;
 use crate::event::Outcome;
@@ -95,6 +95,7 @@ struct TypeStatus {
     paused_until: Option<i64>,
     breaker_open_until: Option<i64>,
     failures: u32,
+    sweeping: i64,
 }
 
 /// Ticks that stepped aside, those included that no run has taken over into the tables yet.
@@ -121,6 +122,13 @@ impl Status {
             None => None,
         };
         let backlog = store.backlog(now)?;
+        let mut types = types(config, &backlog, &store.type_states()?, now);
+        for (name, one) in &mut types {
+            let sweeps = config.types.get(name).and_then(TypeConfig::sweep);
+            if sweeps.is_some() && one.due > 0 {
+                one.sweeping = store.sweeps_under_way(name, now)?;
+            }
+        }
         let Unresolved { dead, unknown } = store.unresolved()?;
         let sum = |part: fn(&Backlog) -> i64| backlog.iter().map(part).sum();
         let oldest = backlog.iter().filter_map(|one| one.oldest_due_at).min();
@@ -138,7 +146,7 @@ impl Status {
             last_tick_at: lease.and_then(|lease| seconds(lease.last_tick_at)),
             last_run: store.last_runs(1)?.into_iter().next().map(LastRun::from),
             running_by: holder,
-            types: types(config, &backlog, &store.type_states()?, now),
+            types,
             now,
             wave,
         })
@@ -253,6 +261,7 @@ impl TypeStatus {
                     until(at)
                 )
             }
+            _ if self.sweeping > 0 => "sweep under way".to_owned(),
             _ if self.failures > 0 => plural(self.failures, "failure"),
             _ => "ok".to_owned(),
         }

@@ -8,7 +8,7 @@ use super::file::web_url;
 use super::section::{Entry, Section};
 use super::{
     CommandConfig, ConfigError, HandlerConfig, HttpConfig, Late, Mode, Secret, SqlConfig,
-    TypeConfig,
+    SweepConfig, TypeConfig,
 };
 use crate::event::MAX_TYPE_BYTES;
 
@@ -50,7 +50,16 @@ const HTTP: [&str; 8] = [
     "concurrency",
     "at_most_once",
 ];
-const SQL: [&str; 1] = ["sql"];
+const SQL: [&str; 6] = [
+    "sql",
+    "repeat_until_empty",
+    "chunk_pause",
+    "timeout",
+    "lag",
+    "max_lag",
+];
+/// What only a sweep may say.
+const SWEEP: [&str; 4] = ["chunk_pause", "timeout", "lag", "max_lag"];
 const METHODS: [&str; 5] = ["POST", "PUT", "PATCH", "DELETE", "GET"];
 const MAX_CONCURRENCY: usize = 64;
 const MOMENT: Duration = Duration::from_millis(1);
@@ -108,7 +117,7 @@ pub(super) fn read(entry: &Entry<'_>, base: &Path) -> Result<TypeConfig, ConfigE
             .duration("breaker_probe", MOMENT)?
             .unwrap_or(default.breaker_probe),
         at_most_once,
-        sql_lines: ["sql", "guard"]
+        sql_lines: ["sql", "guard", "lag"]
             .into_iter()
             .filter_map(|key| Some((key, section.get(key)?.line())))
             .collect(),
@@ -141,8 +150,12 @@ fn handler<'a>(section: &Section<'_>) -> Result<&'a str, ConfigError> {
 fn foreign_key(key: &str, handler: &str) -> String {
     let why = match (handler, key) {
         ("sql", "at_most_once") => "; it is exactly once already",
-        ("sql", "timeout" | "concurrency" | "grace") => {
-            "; it runs within the run's own transaction"
+        ("sql", "timeout") => {
+            " unless it says `repeat_until_empty`; it runs within the run's own transaction"
+        }
+        ("sql", "concurrency" | "grace") => "; it runs within the run's own transaction",
+        (_, "repeat_until_empty" | "chunk_pause" | "lag" | "max_lag") => {
+            "; a sweep is made of SQL statements"
         }
         _ => "",
     };
@@ -305,9 +318,11 @@ fn sql(section: &Section<'_>) -> Result<SqlConfig, ConfigError> {
     let Some(entry) = section.get("sql") else {
         return Err(section.mistake(&format!("has no `sql`: write {EXAMPLE}")));
     };
+    let sweep = sweep(section)?;
     if entry.is_text() {
         return Ok(SqlConfig {
             statements: vec![statement(&entry)?],
+            sweep,
         });
     }
     let statements = entry.texts()?;
@@ -317,7 +332,44 @@ fn sql(section: &Section<'_>) -> Result<SqlConfig, ConfigError> {
     for text in &statements {
         check_statement(&entry, text)?;
     }
-    Ok(SqlConfig { statements })
+    Ok(SqlConfig { statements, sweep })
+}
+
+/// `repeat_until_empty` and what goes with it.
+fn sweep(section: &Section<'_>) -> Result<Option<SweepConfig>, ConfigError> {
+    if section.flag("repeat_until_empty")? != Some(true) {
+        let stray = SWEEP.iter().find_map(|key| section.get(key));
+        return match stray {
+            Some(entry) if entry.key == "timeout" => {
+                Err(entry.mistake(&foreign_key("timeout", "sql")))
+            }
+            Some(entry) => Err(entry.mistake("goes with `repeat_until_empty = true` only")),
+            None => Ok(None),
+        };
+    }
+    if let Some(entry) = section.get("rate") {
+        return Err(entry.mistake(
+            "does not go with `repeat_until_empty`: it counts events, and one event is a whole \
+             sweep; say `chunk_pause`",
+        ));
+    }
+    let default = SweepConfig::default();
+    let lag = section.get("lag").map(|entry| statement(&entry));
+    let max_lag = section.duration("max_lag", Duration::ZERO)?;
+    match section.get("max_lag") {
+        Some(entry) if lag.is_none() => {
+            return Err(entry.mistake("goes with `lag`: a SELECT of how far replicas are behind"));
+        }
+        _ => {}
+    }
+    Ok(Some(SweepConfig {
+        chunk_pause: section
+            .duration("chunk_pause", Duration::ZERO)?
+            .unwrap_or(default.chunk_pause),
+        timeout: section.duration("timeout", MOMENT)?,
+        lag: lag.transpose()?,
+        max_lag: max_lag.unwrap_or(default.max_lag),
+    }))
 }
 
 fn statement(entry: &Entry<'_>) -> Result<String, ConfigError> {

@@ -8,11 +8,12 @@ use ::url::Url;
 
 use super::section::{Document, Entry, Section};
 use super::url::{self, DatabaseUrl};
-use super::{ConfigError, RunConfig, TypeConfig, event_type};
+use super::{ConfigError, RunConfig, TypeConfig, event_type, schedule};
+use crate::schedule::Schedule;
 use crate::when::parse_zone;
 use crate::zone::Zone;
 
-const TOP: [&str; 7] = [
+const TOP: [&str; 8] = [
     "database",
     "password_file",
     "table_prefix",
@@ -20,6 +21,7 @@ const TOP: [&str; 7] = [
     "state_dir",
     "run",
     "type",
+    "schedule",
 ];
 const RUN: [&str; 12] = [
     "max_time",
@@ -54,6 +56,7 @@ pub(super) struct FileSettings {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) run: RunConfig,
     pub(super) types: BTreeMap<String, TypeConfig>,
+    pub(super) schedules: BTreeMap<String, Schedule>,
 }
 
 /// `database`, and how a message names its place.
@@ -72,6 +75,15 @@ pub(super) fn read(shown: &str, text: &str, base: &Path) -> Result<FileSettings,
         RUN.contains(&key)
             .then(|| "it belongs below [run]".to_owned())
     })?;
+    let timezone = top.get("timezone").map(|entry| zone(&entry)).transpose()?;
+    let types = match top.get("type") {
+        Some(entry) => types(&entry.section()?, base)?,
+        None => BTreeMap::new(),
+    };
+    let schedules = match top.get("schedule") {
+        Some(entry) => schedules(&entry.section()?, &types, timezone.as_ref())?,
+        None => BTreeMap::new(),
+    };
     Ok(FileSettings {
         database: top
             .get("database")
@@ -82,16 +94,14 @@ pub(super) fn read(shown: &str, text: &str, base: &Path) -> Result<FileSettings,
             .get("table_prefix")
             .map(|entry| prefix(&entry))
             .transpose()?,
-        timezone: top.get("timezone").map(|entry| zone(&entry)).transpose()?,
+        timezone,
         state_dir: top.path("state_dir")?,
         run: match top.get("run") {
             Some(entry) => run(&entry.section()?)?,
             None => RunConfig::default(),
         },
-        types: match top.get("type") {
-            Some(entry) => types(&entry.section()?, base)?,
-            None => BTreeMap::new(),
-        },
+        types,
+        schedules,
     })
 }
 
@@ -193,4 +203,18 @@ fn types(section: &Section<'_>, base: &Path) -> Result<BTreeMap<String, TypeConf
         types.insert(entry.key.to_owned(), event_type::read(&entry, base)?);
     }
     Ok(types)
+}
+
+fn schedules(
+    section: &Section<'_>,
+    types: &BTreeMap<String, TypeConfig>,
+    zone: Option<&Zone>,
+) -> Result<BTreeMap<String, Schedule>, ConfigError> {
+    let utc = Zone::utc();
+    let mut schedules = BTreeMap::new();
+    for entry in section.entries() {
+        let schedule = schedule::read(&entry, types, zone.unwrap_or(&utc))?;
+        schedules.insert(entry.key.to_owned(), schedule);
+    }
+    Ok(schedules)
 }

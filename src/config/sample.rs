@@ -1,7 +1,7 @@
 //! The commented file that `init` writes.
 
 /// A `punctual.toml` for `database_url`: every key with its default, and an example of each
-/// handler to uncomment. A password in the URL stands in it as it is: write the file 0600.
+/// handler and rule to uncomment. A password in the URL stands in it as it is: write the file 0600.
 pub fn sample(database_url: &str) -> String {
     // A TOML value of a text is its text in quotes, whatever stands in it.
     let quoted = toml_text(database_url);
@@ -81,6 +81,15 @@ history_failed = "1y"                   # dead and unknown
 # handler = "sql"                       # in one transaction with the record: exactly once
 # sql = ["UPDATE article SET locked = 0 WHERE id = :p.article AND locked_until <= :now"]
 #
+# [type.purge]
+# handler = "sql"
+# repeat_until_empty = true             # pass after pass, until one changes no row
+# sql = "DELETE FROM session WHERE rowid IN (SELECT rowid FROM session WHERE expires <= :now LIMIT 500)"
+# chunk_pause = "0s"                    # between two passes
+# # timeout = "10m"                     # the longest that it sweeps in one run
+# # lag = "SELECT MAX(seconds) FROM replica_lag"   # behind by more than `max_lag`: no pass
+# # max_lag = "5s"
+#
 # [type.hook]
 # handler = "http"
 # url = "https://example.org/hook"
@@ -89,4 +98,26 @@ history_failed = "1y"                   # dead and unknown
 # # expect = [200, 202]                 # 200 to 299 unless set
 # # ca_file = "ca.pem"                  # trusted beside the built-in authorities
 # timeout = "30s"
+
+# A schedule makes an event of each of its slots.
+#
+# [schedule.digest]
+# type = "reminder"
+# cron = "0 7 * * mon"
+# timezone = "Europe/Amsterdam"         # the file's `timezone`, or UTC, unless set
+# # payload = { list = "weekly" }       # a text as it is, anything else as its JSON
+# priority = 0                          # -2 first … 2 last
+# missed = "once"                       # one event for all slots that were missed; or "skip"
+# # missed_window = "1d"                # slots longer ago are let go; with "skip" 10m
+# # jitter = "5m"                       # each event later by the same, up to this
+# # enabled = false
+#
+# [schedule.sync]
+# type = "hook"
+# every = "6h"                          # instead of `cron`, on from:
+# anchor = "2026-12-01 03:00"
+# missed = "all"                        # an event each, of the newest:
+# missed_max = 100
+# # start = "2026-12-01"                # no slots before
+# # end = "2027-12-01"                  # nor after
 "#;

@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value as Json;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::ConfigError;
 use super::url::path_from;
@@ -229,6 +230,50 @@ impl<'a> Entry<'a> {
             text if text.trim().is_empty() => Err(self.mistake("must not be empty")),
             text => Ok(text),
         }
+    }
+
+    /// A time: a text, or a date as TOML writes it.
+    pub(super) fn date(&self) -> Result<String, ConfigError> {
+        match self.value.get_ref() {
+            DeValue::Datetime(date) => Ok(date.to_string()),
+            _ => self.text().map(str::to_owned),
+        }
+    }
+
+    /// A text as it is, anything else as its JSON.
+    pub(super) fn json(&self) -> Result<String, ConfigError> {
+        if let Some(text) = self.value.get_ref().as_str() {
+            return Ok(text.to_owned());
+        }
+        self.json_of(self.value).map(|json| json.to_string())
+    }
+
+    fn json_of(&self, value: &Spanned<DeValue<'_>>) -> Result<Json, ConfigError> {
+        let refused = || self.mistake_at(value, "holds a number that JSON cannot say");
+        Ok(match value.get_ref() {
+            DeValue::String(text) => Json::from(text.as_ref()),
+            DeValue::Boolean(flag) => Json::from(*flag),
+            DeValue::Datetime(date) => Json::from(date.to_string()),
+            DeValue::Integer(written) => {
+                let number = i64::from_str_radix(written.as_str(), written.radix());
+                Json::from(number.map_err(|_| refused())?)
+            }
+            DeValue::Float(written) => {
+                let number = written.as_str().parse().ok();
+                let number = number.and_then(serde_json::Number::from_f64);
+                Json::Number(number.ok_or_else(refused)?)
+            }
+            DeValue::Array(items) => {
+                let items = items.iter().map(|item| self.json_of(item));
+                Json::Array(items.collect::<Result<_, _>>()?)
+            }
+            DeValue::Table(table) => {
+                let pair = |(key, value): (&Spanned<DeString<'_>>, _)| {
+                    Ok((key.get_ref().to_string(), self.json_of(value)?))
+                };
+                Json::Object(table.iter().map(pair).collect::<Result<_, _>>()?)
+            }
+        })
     }
 
     /// A list of texts.

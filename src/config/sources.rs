@@ -168,6 +168,7 @@ fn load_found(
         database: database(sources, places, &settings)?,
         run: settings.run,
         types: settings.types,
+        schedules: settings.schedules,
     })
 }
 

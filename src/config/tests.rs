@@ -233,7 +233,64 @@ fn each_handler_reads_its_own_keys() {
     for text in ["sql = \"SELECT 1\"", "sql = [\"SELECT 1\"]"] {
         let found = type_of(&format!("[type.t]\nhandler = \"sql\"\n{text}"));
         let statements = vec!["SELECT 1".to_owned()];
-        assert_eq!(found.handler, HandlerConfig::Sql(SqlConfig { statements }));
+        assert_eq!(
+            found.handler,
+            HandlerConfig::Sql(SqlConfig {
+                statements,
+                sweep: None
+            })
+        );
+    }
+}
+
+#[test]
+fn a_sweep_reads_its_own_keys() {
+    let sweep = |more: &str| {
+        let text = format!("handler = \"sql\"\nsql = \"DELETE FROM a\"\n{more}");
+        type_of(&format!("[type.t]\n{text}")).sweep().cloned()
+    };
+    assert_eq!(sweep(""), None);
+    assert_eq!(sweep("repeat_until_empty = false"), None);
+    let plain = SweepConfig {
+        chunk_pause: Duration::ZERO,
+        timeout: None,
+        lag: None,
+        max_lag: Duration::from_secs(5),
+    };
+    assert_eq!(sweep("repeat_until_empty = true"), Some(plain));
+    let all = sweep(
+        "repeat_until_empty = true\nchunk_pause = \"50ms\"\ntimeout = \"2h\"\nlag = \"SELECT 1\"\n\
+         max_lag = \"10s\"",
+    );
+    let said = SweepConfig {
+        chunk_pause: Duration::from_millis(50),
+        timeout: Some(Duration::from_hours(2)),
+        lag: Some("SELECT 1".to_owned()),
+        max_lag: Duration::from_secs(10),
+    };
+    assert_eq!(all, Some(said));
+}
+
+#[test]
+fn what_goes_with_a_sweep_only_is_refused_without_one() {
+    let sql = "handler = \"sql\"\nsql = \"DELETE FROM a\"\n";
+    let sweep = "repeat_until_empty = true\n";
+    let command = "handler = \"command\"\ncommand = [\"true\"]\n";
+    for (text, part) in [
+        (format!("{sql}chunk_pause = \"1s\""), "`chunk_pause`"),
+        (format!("{sql}lag = \"SELECT 1\""), "`lag`"),
+        (format!("{sql}timeout = \"1s\""), "repeat_until_empty"),
+        (format!("{sql}{sweep}rate = 5"), "chunk_pause"),
+        (format!("{sql}{sweep}max_lag = \"5s\""), "goes with `lag`"),
+        (format!("{sql}{sweep}lag = \" \""), "empty statement"),
+        (format!("{sql}{sweep}concurrency = 2"), "concurrency"),
+        (format!("{command}repeat_until_empty = true"), "made of SQL"),
+        (format!("{command}chunk_pause = \"1s\""), "made of SQL"),
+    ] {
+        let refusal = Site::with(&format!("[type.t]\n{text}")).load();
+        let refusal = refusal.expect_err(&text).to_string();
+        assert!(refusal.contains(part), "{text}: {refusal}");
+        assert!(refusal.contains("punctual.toml:"), "{refusal}");
     }
 }
 

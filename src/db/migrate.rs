@@ -13,11 +13,18 @@ struct Migration {
     mysql: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    sqlite: include_str!("../../sql/sqlite/0001_initial.sql"),
-    mysql: include_str!("../../sql/mysql/0001_initial.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        sqlite: include_str!("../../sql/sqlite/0001_initial.sql"),
+        mysql: include_str!("../../sql/mysql/0001_initial.sql"),
+    },
+    Migration {
+        number: 2,
+        sqlite: include_str!("../../sql/sqlite/0002_schedules.sql"),
+        mysql: include_str!("../../sql/mysql/0002_schedules.sql"),
+    },
+];
 
 /// Where the table prefix goes, in our scripts and queries alike.
 pub const PREFIX_MARK: &str = "/*_*/";

@@ -94,7 +94,10 @@ impl Db for Sqlite {
             // A handler's SELECT or RETURNING: run it to its end, its rows are of no interest.
             let mut rows = statement.query(params_from_iter(params))?;
             while rows.next()?.is_some() {}
-            Ok(self.connection.changes())
+            drop(rows);
+            // What a SELECT would answer here is what was changed before it.
+            let changes = self.connection.changes();
+            Ok(if statement.readonly() { 0 } else { changes })
         };
         run().map_err(|e| self.error(&e))
     }

@@ -1,5 +1,5 @@
 //! The `sql` handler: statements of the configuration, one each, run on the runner's own connection
-//! inside the ack transaction (DESIGN §6), and `guard` queries, run before it.
+//! inside the ack transaction (DESIGN §6), and `guard` and `lag` queries, run before it.
 //!
 //! Rows never become SQL: a statement is fixed text, `:name` in it a bound parameter.
 
@@ -9,7 +9,7 @@ use chrono::DateTime;
 use serde_json::Value as Json;
 
 use crate::clock::UnixSeconds;
-use crate::db::{Db, DbError, DbErrorKind, DbResult, Dialect, Value};
+use crate::db::{Cell, Db, DbError, DbErrorKind, DbResult, Dialect, Value, query_one};
 use crate::event::Event;
 
 mod scan;
@@ -38,6 +38,8 @@ enum Param {
     Now,
     NowMw,
     Attempt,
+    Slot,
+    Slots,
     Field(String),
 }
 
@@ -65,14 +67,27 @@ pub fn compile(statements: &[String], dialect: Dialect) -> Result<Vec<Statement>
 /// # Errors
 /// One line that says what is wrong.
 pub fn compile_guard(text: &str, dialect: Dialect) -> Result<Statement, String> {
+    compile_query("a guard", text, dialect)
+}
+
+/// Checks a `lag`, as [`compile_guard`].
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn compile_lag(text: &str, dialect: Dialect) -> Result<Statement, String> {
+    compile_query("a lag", text, dialect)
+}
+
+fn compile_query(what: &str, text: &str, dialect: Dialect) -> Result<Statement, String> {
     let statement = compile_one(text, dialect)?;
     match first_word(&statement.sql).as_str() {
         "SELECT" | "WITH" => Ok(statement),
-        other => Err(format!("a guard is one SELECT, not {other}")),
+        other => Err(format!("{what} is one SELECT, not {other}")),
     }
 }
 
-/// Runs `statements` for `event` on the open transaction.
+/// Runs `statements` for `event` on the open transaction. Returns how many rows they inserted,
+/// deleted and matched by their UPDATEs, changed or not.
 ///
 /// # Errors
 /// What the database said; `Statement` where the payload lacks the JSON that `:p.` asks for.
@@ -81,13 +96,14 @@ pub fn run(
     db: &mut dyn Db,
     event: &Event,
     now: UnixSeconds,
-) -> DbResult<()> {
+) -> DbResult<u64> {
     let payload = parse_payload(statements, event)?;
+    let mut rows = 0;
     for statement in statements {
         let params = statement.bind(event, &payload, now);
-        db.execute(&statement.sql, &params)?;
+        rows += db.execute(&statement.sql, &params)?;
     }
-    Ok(())
+    Ok(rows)
 }
 
 /// Whether `guard` finds a row for `event`: whether what it is about still holds.
@@ -108,6 +124,34 @@ pub fn holds(
         false
     })?;
     Ok(found)
+}
+
+/// What `lag` answers for `event`: seconds. `None`: no row, NULL, or no number; nobody knows.
+///
+/// # Errors
+/// As [`run`].
+pub fn seconds(
+    lag: &Statement,
+    db: &mut dyn Db,
+    event: &Event,
+    now: UnixSeconds,
+) -> DbResult<Option<f64>> {
+    let payload = parse_payload(std::slice::from_ref(lag), event)?;
+    let params = lag.bind(event, &payload, now);
+    let found = query_one(db, &lag.sql, &params, |row| number(row.cell(0)))?;
+    Ok(found.flatten())
+}
+
+/// Any number, fractions included: MySQL sends decimals as text.
+fn number(cell: Cell<'_>) -> Option<f64> {
+    let number = match cell {
+        Cell::Null => None,
+        Cell::Real(real) => Some(real),
+        #[expect(clippy::cast_precision_loss, reason = "seconds stay far below 2^53")]
+        Cell::Int(whole) => Some(whole as f64),
+        Cell::Bytes(digits) => std::str::from_utf8(digits).ok()?.trim().parse().ok(),
+    };
+    number.filter(|number: &f64| !number.is_nan())
 }
 
 impl Statement {
@@ -131,6 +175,13 @@ impl Statement {
             Param::Now => now.into(),
             Param::NowMw => mediawiki_time(now).into(),
             Param::Attempt => i64::from(event.attempt_number()).into(),
+            Param::Slot => event.slot.map(|slot| slot.at).into(),
+            Param::Slots => {
+                let slots = event.slot.map(|slot| slot.slots);
+                slots
+                    .map(|slots| i64::try_from(slots).unwrap_or(i64::MAX))
+                    .into()
+            }
             Param::Field(path) => json_value(field(payload, path)),
         };
         self.params.iter().map(value).collect()
@@ -211,13 +262,15 @@ fn named(name: &str) -> Result<Param, String> {
         "now" => Param::Now,
         "now_mw" => Param::NowMw,
         "attempt" => Param::Attempt,
+        "slot" => Param::Slot,
+        "slots" => Param::Slots,
         _ => match name.strip_prefix("p.") {
             Some(path) if !path.is_empty() => Param::Field(path.to_owned()),
             _ => {
                 let name = beginning(name);
                 return Err(format!(
                     "unknown parameter :{name}; known are :payload, :id, :type, :key, :due, :now, \
-                     :now_mw, :attempt and :p.FIELD"
+                     :now_mw, :attempt, :slot, :slots and :p.FIELD"
                 ));
             }
         },
@@ -291,6 +344,29 @@ mod tests {
     fn a_guard_must_read() {
         assert!(compile_guard("SELECT 1 WHERE :id > 0", Dialect::Sqlite).is_ok());
         assert!(compile_guard("DELETE FROM a", Dialect::Sqlite).is_err());
+    }
+
+    #[test]
+    fn a_lag_must_read() {
+        assert!(compile_lag("SELECT :now - at FROM beat", Dialect::Mysql).is_ok());
+        let refusal = compile_lag("UPDATE beat SET at = 1", Dialect::Mysql).unwrap_err();
+        assert_eq!(refusal, "a lag is one SELECT, not UPDATE");
+    }
+
+    #[test]
+    fn a_lag_is_any_number_and_nothing_else() {
+        let texts = [
+            ("2.50", Some(2.5)),
+            (" 7 ", Some(7.0)),
+            ("x", None),
+            ("NaN", None),
+        ];
+        for (text, wanted) in texts {
+            assert_eq!(number(Cell::Bytes(text.as_bytes())), wanted, "{text}");
+        }
+        assert_eq!(number(Cell::Int(-3)), Some(-3.0));
+        assert_eq!(number(Cell::Real(0.25)), Some(0.25));
+        assert_eq!(number(Cell::Null), None);
     }
 
     #[test]

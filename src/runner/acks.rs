@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::lane::{Lane, Place};
+use super::lane::{Lane, Place, Work};
 use super::{Runner, Stop, Trouble};
 use crate::clock::monotonic;
 use crate::event::{Event, EventId, Outcome};
@@ -177,16 +177,36 @@ impl Runner<'_> {
     }
 }
 
-/// How far each type has come, as JSON: the last (due, id) that was started. `moved` is how far one
-/// of the lanes will have come.
-pub(super) fn positions(lanes: &[Lane], moved: Option<(usize, Place)>) -> String {
+/// What a lane will have done once the transaction in hand is committed.
+pub(super) struct Moved {
+    /// Which.
+    pub(super) lane: usize,
+    /// The last event that was started.
+    pub(super) place: Place,
+    /// The rows that one more pass of its sweep changed.
+    pub(super) pass: Option<u64>,
+}
+
+/// How far each type has come, as JSON: the last (due, id) that was started, and of a type that
+/// sweeps the passes it made and the rows they changed. `moved` is how far one of the lanes will
+/// have come.
+pub(super) fn positions(lanes: &[Lane], moved: Option<&Moved>) -> String {
     let mut positions = serde_json::Map::new();
     for (at, lane) in lanes.iter().enumerate() {
-        let moved = moved.filter(|(which, _)| *which == at);
-        if let Some((due, id)) = moved.map(|(_, place)| place).or(lane.position) {
-            let place = serde_json::json!({ "due_at": due.0, "id": id.0 });
-            positions.insert(lane.name().to_owned(), place);
+        let moved = moved.filter(|moved| moved.lane == at);
+        let Some((due, id)) = moved.map(|moved| moved.place).or(lane.position) else {
+            continue;
+        };
+        let mut place = serde_json::json!({ "due_at": due.0, "id": id.0 });
+        if let Work::Sweep(sweep) = &lane.work {
+            let mut made = sweep.made;
+            if let Some(rows) = moved.and_then(|moved| moved.pass) {
+                made.count(rows);
+            }
+            place["passes"] = made.passes.into();
+            place["rows"] = made.rows.into();
         }
+        positions.insert(lane.name().to_owned(), place);
     }
     serde_json::Value::Object(positions).to_string()
 }
@@ -195,6 +215,7 @@ pub(super) fn positions(lanes: &[Lane], moved: Option<(usize, Place)>) -> String
 pub(super) fn tally(counts: &mut Counts, ack: &Ack, superseded: bool) {
     let field = match &ack.fate {
         _ if superseded => &mut counts.cancelled,
+        Fate::GoOn { .. } => return, // of a sweep its end counts
         // An attempt that our own shutdown ended is given back, with a loss.
         Fate::Release
         | Fate::Again {

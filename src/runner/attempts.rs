@@ -94,7 +94,7 @@ impl Runner<'_> {
         self.count_fired(at, i64::try_from(events.len()).unwrap_or(0));
     }
 
-    fn count_fired(&mut self, at: usize, more: i64) {
+    pub(super) fn count_fired(&mut self, at: usize, more: i64) {
         let name = self.lanes[at].name().to_owned();
         self.counts_of(&name).fired += more;
     }
@@ -195,7 +195,7 @@ impl Runner<'_> {
     pub(super) fn handlers_wake_at(&self, until: Instant) -> Instant {
         let deadlines = self.lanes.iter().filter_map(|lane| match &lane.work {
             Work::Beside(handler) => handler.next_deadline(),
-            Work::Effects(_) => None,
+            Work::Effects(_) | Work::Sweep(_) => None,
         });
         deadlines.fold(until, Instant::min)
     }

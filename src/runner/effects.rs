@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::acks::{positions, tally};
+use super::acks::{Moved, positions, tally};
 use super::judge::{Health, judge};
 use super::lane::{Batch, Lane, Work, wave_of};
 use super::waves::{SLICE, jitter};
@@ -29,11 +29,11 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(25);
 
 /// How often a wave whose rows changed under it is read again before it is taken apart.
-const CHANGES: u32 = 3;
+pub(super) const CHANGES: u32 = 3;
 
 /// What came of a wave.
 #[derive(Default)]
-struct Dealt {
+pub(super) struct Dealt {
     /// How many events were recorded.
     events: usize,
     rest: Rest,
@@ -41,7 +41,7 @@ struct Dealt {
 
 /// What is left of a wave.
 #[derive(Default)]
-enum Rest {
+pub(super) enum Rest {
     /// Nothing.
     #[default]
     None,
@@ -78,7 +78,7 @@ impl Runner<'_> {
     /// only looks from time to time whether the one write lock is free, so the lock has to be free
     /// for a fair part of the time (RULINGS 18, 43). It is while we read, too; what is wanting is
     /// made up for in pauses, which would last too long if they were much shorter.
-    fn tend(&mut self, worked: Duration) -> Result<(), Trouble> {
+    pub(super) fn tend(&mut self, worked: Duration) -> Result<(), Trouble> {
         if self.store.dialect() == Dialect::Sqlite {
             let writing = worked.saturating_sub(self.reading);
             let free = (writing / 5).min(LONGEST_PAUSE);
@@ -152,7 +152,7 @@ impl Runner<'_> {
 
     /// Commits the wave's type and id range before any effect, so that a crash leaves a trace and
     /// a poison event is found (RULINGS 20).
-    fn trace(&mut self, at: usize, ids: &[EventId]) -> Result<(), Trouble> {
+    pub(super) fn trace(&mut self, at: usize, ids: &[EventId]) -> Result<(), Trouble> {
         let (read_at, now) = self.anchor;
         self.progress.wave = Some(wave_of(self.lanes[at].name(), ids));
         self.progress.waves += 1;
@@ -211,6 +211,7 @@ impl Runner<'_> {
                 }
                 (WaveEnd::EffectFailed, _) => savepoints = Savepoints::Each,
                 (WaveEnd::Changed, _) if events.len() == 1 && changes > CHANGES => {
+                    self.count_fired(at, 1);
                     return self.fail_meddler(at, &events[0]);
                 }
                 (WaveEnd::Changed, _) => {
@@ -228,6 +229,7 @@ impl Runner<'_> {
                 }
                 (WaveEnd::Blocked(error), _) => return self.leave_blocked(at, &error.message),
                 (WaveEnd::Broken(error), _) => {
+                    self.count_fired(at, i64::try_from(events.len()).unwrap_or(0));
                     return self.fail_broken(at, &events, &error.message);
                 }
             }
@@ -267,7 +269,7 @@ impl Runner<'_> {
     }
 
     /// Takes the trace of a wave away that was not committed as a whole.
-    fn forget_wave(&mut self) -> Result<(), Trouble> {
+    pub(super) fn forget_wave(&mut self) -> Result<(), Trouble> {
         self.progress.wave = None;
         Ok(self.store.clear_wave(self.run_id)?)
     }
@@ -293,7 +295,7 @@ impl Runner<'_> {
         let breaker = std::cell::RefCell::new(lane.breaker.clone());
         let mut effect = |db: &mut dyn Db, event: &Event| {
             began.set(monotonic());
-            sql::run(statements, db, event, now)
+            sql::run(statements, db, event, now).map(drop)
         };
         let mut verdict = |event: &Event, result: DbResult<()>| {
             let verdict = match result {
@@ -348,7 +350,12 @@ impl Runner<'_> {
                     recorded.superseded.contains(&ack.id),
                 );
             }
-            progress.positions = positions(&self.lanes, Some((at, (event.due_at, event.id))));
+            let moved = Moved {
+                lane: at,
+                place: (event.due_at, event.id),
+                pass: None,
+            };
+            progress.positions = positions(&self.lanes, Some(&moved));
             store.write_progress(run_id, &progress)?;
             announced = Some(progress);
             Ok(())
@@ -390,7 +397,7 @@ impl Runner<'_> {
 
     /// Somebody else holds a lock that the type's effects need: they are left for another run, and
     /// no try of theirs is spent (RULINGS 22).
-    fn leave_blocked(&mut self, at: usize, message: &str) -> Result<Dealt, Trouble> {
+    pub(super) fn leave_blocked(&mut self, at: usize, message: &str) -> Result<Dealt, Trouble> {
         let now = self.read_clock()?;
         let lane = &mut self.lanes[at];
         lane.give_up();
@@ -406,14 +413,13 @@ impl Runner<'_> {
     }
 
     /// An effect that changes its own event's row can never be recorded.
-    fn fail_meddler(&mut self, at: usize, event: &Event) -> Result<Dealt, Trouble> {
+    pub(super) fn fail_meddler(&mut self, at: usize, event: &Event) -> Result<Dealt, Trouble> {
         let now = self.read_clock()?;
         let lane = &mut self.lanes[at];
         lane.judge_health(Health::Bad, now);
         let verdict = Verdict::failed("its statements change its own row in scheduled_events");
         let (fate, _) = judge(&lane.config, event, verdict, now, jitter);
         let acks = vec![Ack::unstarted(event, fate)];
-        self.counts_of(&event.type_name).fired += 1;
         self.settle_unclaimed(&acks, now)?;
         self.forget_wave()?;
         self.note_breakers()?;
@@ -425,7 +431,7 @@ impl Runner<'_> {
 
     /// An effect ended the transaction by itself: what it did stands, unrecorded. The type fails:
     /// its events of this wave count a failed try each, and nothing more of it starts in this run.
-    fn fail_broken(
+    pub(super) fn fail_broken(
         &mut self,
         at: usize,
         events: &[Event],
@@ -445,7 +451,6 @@ impl Runner<'_> {
             })
             .collect();
         let name = lane.name().to_owned();
-        self.counts_of(&name).fired += i64::try_from(acks.len()).unwrap_or(0);
         self.settle_unclaimed(&acks, now)?;
         self.forget_wave()?;
         self.log(None, &name, "type failed", &error)?;

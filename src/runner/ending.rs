@@ -78,7 +78,7 @@ impl Runner<'_> {
     fn handlers_at_work(&self) -> bool {
         self.lanes.iter().any(|lane| match &lane.work {
             Work::Beside(handler) => handler.in_flight() > 0,
-            Work::Effects(_) => false,
+            Work::Effects(_) | Work::Sweep(_) => false,
         })
     }
 
@@ -143,7 +143,8 @@ impl Runner<'_> {
             let queue = std::mem::take(&mut self.lanes[at].queue);
             self.release(&queue)?;
         }
-        self.release_strays()
+        self.release_strays()?;
+        self.note_cut_sweeps()
     }
 
     /// Endings whose COMMIT got no answer: history tells which of them happened.
@@ -156,10 +157,9 @@ impl Runner<'_> {
             let recorded = self.store.recorded_endings(self.run_id, ids)?;
             is_recorded |= !recorded.is_empty();
             for (id, outcome, error) in recorded {
-                let counts = self.counts_of(type_name);
                 match unsure.part {
-                    Part::Fired => counts.fired += 1,
-                    Part::Recovered => counts.recovered += 1,
+                    Part::Fired => self.count_recorded(type_name),
+                    Part::Recovered => self.counts_of(type_name).recovered += 1,
                     Part::Judged => {}
                 }
                 let ack = Ack {
@@ -176,11 +176,17 @@ impl Runner<'_> {
                 self.count(&ack, false);
             }
         }
-        // An open wave beside recorded effects is the next one, announced with them.
-        self.broke_in_wave = unsure.part == Part::Fired
-            && !is_recorded
-            && self.stop == Some(Stop::DatabaseLost)
-            && self.store.wave_is_open(self.run_id)?;
+        if unsure.part != Part::Fired || is_recorded {
+            return Ok(()); // an open wave is the next one, announced with what is recorded
+        }
+        let is_open = self.store.wave_is_open(self.run_id)?;
+        self.broke_in_wave = is_open && self.stop == Some(Stop::DatabaseLost);
+        if !is_open {
+            // A pass of a sweep was made, or a try failed.
+            for type_name in unsure.events.keys() {
+                self.count_pass(type_name);
+            }
+        }
         Ok(())
     }
 
@@ -214,7 +220,7 @@ impl Runner<'_> {
     fn prune(&mut self) -> Result<(), Trouble> {
         let quiet = matches!(
             self.stop,
-            Some(Stop::Drained | Stop::MaxEvents | Stop::MaxTime)
+            Some(Stop::Drained | Stop::MaxEvents | Stop::MaxTime | Stop::DatabaseLag)
         );
         let now = self.time_at(monotonic());
         if !quiet || self.trouble.is_some() || self.prune_at > now {
@@ -292,7 +298,11 @@ impl Runner<'_> {
             remaining_due,
             types: self.counts.clone(),
             failures,
-            misconfigured: self.misconfigured.values().cloned().collect(),
+            misconfigured: self
+                .misconfigured
+                .into_values()
+                .chain(self.without_rule)
+                .collect(),
             trouble: self.trouble.clone(),
         };
         // The watchdog goes before the lock does: a free lock means that no child lives on.

@@ -82,18 +82,26 @@ pub fn lost_with_run(config: &TypeConfig, event: &Event, error: String) -> Fate 
     }
 }
 
-/// What becomes of a ready event that must not be fired at `now`; `None`: fire it.
+/// Whether a pass of its sweep has been made, or a try failed: `first_due_at` says so.
+pub fn is_begun_sweep(config: &TypeConfig, event: &Event) -> bool {
+    config.sweep().is_some() && event.first_due_at.is_some()
+}
+
+/// What becomes of a ready event that must not be fired at `now`; `None`: fire it. A sweep that has
+/// begun is not late any more.
 pub fn too_late(config: &TypeConfig, event: &Event, now: UnixSeconds) -> Option<Fate> {
+    let is_first = event.is_first_attempt() && !is_begun_sweep(config, event);
     if event.expires_at.is_some_and(|at| at < now) {
-        let error = Some("expired".to_owned());
-        let outcome = if event.is_first_attempt() {
-            Outcome::Skipped
+        let (outcome, error) = if is_first {
+            (Outcome::Skipped, "expired")
+        } else if event.is_first_attempt() {
+            (Outcome::Dead, "expired before its sweep was over")
         } else {
-            Outcome::Dead
+            (Outcome::Dead, "expired")
         };
-        return Some(finish(outcome, error, Tally::None));
+        return Some(finish(outcome, Some(error.to_owned()), Tally::None));
     }
-    let may_skip = config.late == Late::Skip && event.is_first_attempt();
+    let may_skip = config.late == Late::Skip && is_first;
     if !may_skip || !is_late(config, event, now) {
         return None;
     }
@@ -188,6 +196,7 @@ mod tests {
     fn config(late: Late) -> TypeConfig {
         let sql = SqlConfig {
             statements: Vec::new(),
+            sweep: None,
         };
         TypeConfig {
             max_late: Some(Duration::from_hours(1)),
@@ -210,6 +219,7 @@ mod tests {
             attempts: 0,
             losses: 0,
             deferrals: 0,
+            slot: None,
         }
     }
 

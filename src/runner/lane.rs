@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::judge::Health;
+use super::sweeps::Sweep;
 use crate::clock::{UnixSeconds, monotonic};
 use crate::config::TypeConfig;
 use crate::db::DbResult;
@@ -36,6 +37,8 @@ pub(super) type Place = (UnixSeconds, EventId);
 pub(super) enum Work {
     /// Inside the ack transaction.
     Effects(Vec<Statement>),
+    /// As effects, in passes of one event.
+    Sweep(Box<Sweep>),
     /// Beside the runner.
     Beside(Box<dyn Handler>),
 }
@@ -218,7 +221,7 @@ impl Lane {
     }
 
     /// Whether a turn would make sense if there were room: a batch process that has answered all
-    /// has nothing in hand any more, and still has its place until it ends.
+    /// has nothing in hand any more, and still has its place until it ends; a sweep makes a pause.
     pub(super) fn waits_for_room(&self, now: UnixSeconds) -> bool {
         !self.has_room() && self.wants_a_turn(now)
     }
@@ -226,6 +229,7 @@ impl Lane {
     fn has_room(&self) -> bool {
         match &self.work {
             Work::Effects(_) => true,
+            Work::Sweep(sweep) => sweep.rests_until().is_none(),
             Work::Beside(handler) => handler.room() + handler.room_ahead() > 0,
         }
     }
@@ -498,10 +502,24 @@ impl Lane {
     /// Whether anything of it is claimed that has not begun.
     pub(super) fn has_unbegun(&self) -> bool {
         let waits = match &self.work {
-            Work::Effects(_) => false,
+            Work::Effects(_) | Work::Sweep(_) => false,
             Work::Beside(handler) => handler.waiting() > 0,
         };
         waits || !self.queue.is_empty()
+    }
+
+    /// Events that are chosen, and not yet counted as started.
+    pub(super) fn unstarted(&self) -> usize {
+        let chosen = match &self.work {
+            Work::Sweep(sweep) => sweep.in_hand.as_ref(),
+            Work::Effects(_) | Work::Beside(_) => None,
+        };
+        self.queue.len() + usize::from(chosen.is_some_and(|swept| !swept.is_started))
+    }
+
+    /// Whether it is in the middle of a sweep that it may go on with.
+    pub(super) fn is_sweeping(&self) -> bool {
+        matches!(&self.work, Work::Sweep(sweep) if sweep.in_hand.is_some()) && !self.is_exhausted()
     }
 
     /// Whether anything of it is claimed or under way.

@@ -13,15 +13,15 @@ use anyhow::Context;
 use super::idle::{idle, next_start, nothing_waits};
 use super::recovery::Suspects;
 use super::signals::Signals;
-use super::{Options, Report, Runner, Stop, Trouble};
+use super::{Options, Report, Runner, Stop, Trouble, slots};
 use crate::clock::{Clock, UnixSeconds, monotonic};
 use crate::config::Config;
 use crate::db::{DbError, DbErrorKind, DbResult};
 use crate::fault::point;
 use crate::lock::{Asked, FileLock};
 use crate::spawn::Sleeper;
-use crate::store::Store;
-use crate::store::peek::{Peek, TypeState};
+use crate::store::peek::{Peek, TypeState, earliest};
+use crate::store::{Install, Store};
 
 /// How often the file lock is asked for while the last tick has it.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -82,17 +82,17 @@ impl Waiting<'_> {
     }
 
     /// Looks whether there is anything to do. A run that lingers goes on until there is.
-    pub(super) fn work(&self, store: &mut Store) -> anyhow::Result<Watched> {
+    pub(super) fn work(&self, store: &mut Store, install: &Install) -> anyhow::Result<Watched> {
         let mut vigil = Vigil::new(self.config.run.poll);
         let Some(sleeper) = self.sleeper else {
-            return Ok(match self.look(&mut vigil, store)? {
+            return Ok(match self.look(&mut vigil, store, install)? {
                 Seen::Work(work) => Watched::Work(work),
                 Seen::Nothing(peek) => Watched::Over(self.idle(store, &peek, Stop::Idle)?),
             });
         };
         vigil.must_look(store)?;
         loop {
-            match self.look(&mut vigil, store) {
+            match self.look(&mut vigil, store, install) {
                 Ok(Seen::Work(work)) => return Ok(Watched::Work(work)),
                 Ok(Seen::Nothing(_)) => {}
                 // Somebody has the whole of it to himself for a while: no reason to end.
@@ -107,13 +107,19 @@ impl Waiting<'_> {
         }
     }
 
-    fn look(&self, vigil: &mut Vigil, store: &mut Store) -> anyhow::Result<Seen> {
+    fn look(
+        &self,
+        vigil: &mut Vigil,
+        store: &mut Store,
+        install: &Install,
+    ) -> anyhow::Result<Seen> {
         let read_at = monotonic();
         let peek = vigil.peek(store)?.with_context(|| NO_LEASE)?;
         let cutoff = self.options.cutoff(peek.now);
         point("peek.done");
-        vigil.next = peek.next_due;
-        let mut is_work = !nothing_waits(&peek, peek.now);
+        vigil.next = peek.next();
+        let mut is_work =
+            !nothing_waits(&peek, peek.now) || slots::wait(&peek, install, self.config, cutoff);
         if !is_work && peek.next_due.is_none_or(|due| due > cutoff) {
             return Ok(Seen::Nothing(peek));
         }
@@ -121,8 +127,9 @@ impl Waiting<'_> {
         if !is_work {
             let until = self.sleeper.map_or(cutoff, |_| UnixSeconds::MAX);
             let wants = |name: &str| self.options.wants(name);
-            vigil.next = next_start(store, self.config, &wants, &states, peek.now, until)?;
-            is_work = vigil.next.is_some_and(|at| at <= cutoff);
+            let start = next_start(store, self.config, &wants, &states, peek.now, until)?;
+            vigil.next = earliest(start, peek.next_slot);
+            is_work = start.is_some_and(|at| at <= cutoff);
         }
         if !is_work {
             return Ok(Seen::Nothing(peek));
@@ -268,7 +275,7 @@ impl Runner<'_> {
     /// Further rounds, each with a cutoff of its own, as long as the budget lasts.
     pub(super) fn linger(&mut self) -> Result<(), Trouble> {
         let mut vigil = Vigil::new(self.config.run.poll);
-        while self.stop == Some(Stop::Drained) && self.events_left() > 0 {
+        while self.stop == Some(self.drained()) && self.events_left() > 0 {
             self.flush()?;
             let Some(states) = self.next_round(&mut vigil)? else {
                 return Ok(());
@@ -310,16 +317,28 @@ impl Runner<'_> {
         }
     }
 
-    /// What the types stand at, if one of them has something to start now.
-    fn look(&mut self, vigil: &mut Vigil) -> Result<Option<Vec<TypeState>>, Trouble> {
+    /// Looks at the tables, and at the clock.
+    fn peek(&mut self, vigil: &mut Vigil) -> Result<Peek, Trouble> {
         let read_at = monotonic();
         let peek = vigil.peek(&mut self.store)?;
         let peek = peek.filter(|peek| peek.lease.epoch == self.lease.epoch);
         let peek = peek.ok_or(Trouble::Fenced)?;
-        let now = peek.now;
-        self.anchor = (read_at, now);
+        self.anchor = (read_at, peek.now);
         point("peek.done");
-        vigil.next = peek.next_due;
+        Ok(peek)
+    }
+
+    /// Makes events of slots that have come. What the types stand at, if one of them has something
+    /// to start now.
+    fn look(&mut self, vigil: &mut Vigil) -> Result<Option<Vec<TypeState>>, Trouble> {
+        let mut peek = self.peek(vigil)?;
+        if peek.next_slot.is_some_and(|slot| slot <= peek.now) {
+            self.cutoff = peek.now;
+            self.make_slots(peek.next_slot)?;
+            peek = self.peek(vigil)?;
+        }
+        let now = peek.now;
+        vigil.next = peek.next();
         if peek.next_due.is_none_or(|due| due > now) {
             return Ok(None);
         }
@@ -327,8 +346,9 @@ impl Runner<'_> {
         let out: Vec<String> = self.types_left_alone().map(str::to_owned).collect();
         let wants = |name: &str| self.options.wants(name) && !out.iter().any(|out| out == name);
         let (store, config) = (&mut self.store, self.config);
-        vigil.next = next_start(store, config, &wants, &states, now, UnixSeconds::MAX)?;
-        if vigil.next.is_none_or(|at| at > now) {
+        let start = next_start(store, config, &wants, &states, now, UnixSeconds::MAX)?;
+        vigil.next = earliest(start, peek.next_slot);
+        if start.is_none_or(|at| at > now) {
             return Ok(None);
         }
         self.cutoff = now;

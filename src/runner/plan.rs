@@ -1,24 +1,24 @@
 //! The dry run: what a run would start, in start order, without a lock and without a write.
-//! Recoverable rows are included; guards are not run; concurrency is taken as one and rates and
-//! time as unlimited.
+//! Recoverable rows are included, and slots that would become events; guards are not run;
+//! concurrency is taken as one and rates and time as unlimited.
 
 use std::collections::VecDeque;
 use std::path::Path;
 
-use super::Options;
 use super::idle::is_held;
 use super::judge::too_late;
 use super::lane::{Lane, Work};
+use super::{Options, slots};
 use crate::clock::UnixSeconds;
 use crate::config::{Config, HandlerConfig, TypeConfig};
 use crate::db::DbResult;
 use crate::event::{Epoch, Event, EventId};
 use crate::fair::Turns;
 use crate::lock;
-use crate::store::Store;
 use crate::store::lease::LeaseRow;
 use crate::store::peek::{Cursor, TypeState};
 use crate::store::recover::Stranded;
+use crate::store::{Install, Store};
 
 /// An event that a run would start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Planned {
     pub event: Event,
     /// Whether a dead run holds it: it would be recovered first.
     pub recovered: bool,
+    /// Whether it is a slot still, and has no id.
+    pub is_slot: bool,
 }
 
 /// Called with each planned event in start order; `false` ends the listing.
@@ -40,16 +42,19 @@ pub fn plan(
     store: &mut Store,
     config: &Config,
     options: &Options,
-    lock_path: Option<&Path>,
+    (install, lock_path): (&Install, Option<&Path>),
     on_planned: &mut OnPlanned<'_>,
 ) -> DbResult<()> {
     let now = store.now()?;
+    let today = now;
     let cutoff = options.due_before.unwrap_or(now);
+    let slots = slots::planned(store, config, install, now, cutoff)?;
     // A later cutoff asks what a run at that time would start.
     let now = now.max(cutoff);
     let states = store.type_states()?;
     let recoverable = recoverable(store, lock_path, now)?;
-    let mut lanes = open_lanes(store, config, options, &states, &recoverable, cutoff, now)?;
+    let waiting = Waiting { recoverable, slots };
+    let mut lanes = open_lanes(store, config, options, &states, &waiting, cutoff, now)?;
     let weights: Vec<u32> = lanes.iter().map(|lane| lane.lane.config.weight).collect();
     let mut turns = Turns::new(&weights, options.batch_size);
     let mut left = options.max_events.unwrap_or(u64::MAX);
@@ -57,7 +62,9 @@ pub fn plan(
         let planned = lanes[turn.lane].next(store, cutoff, turn.allowance)?;
         turns.used(turn.lane, planned.len());
         for one in planned {
-            let late = too_late(&lanes[turn.lane].lane.config, &one.event, now).is_some();
+            // A slot to come is met by the run of its own minute.
+            let then = if one.is_slot { today } else { now };
+            let late = too_late(&lanes[turn.lane].lane.config, &one.event, then).is_some();
             if late && !one.recovered {
                 continue;
             }
@@ -70,10 +77,37 @@ pub fn plan(
     Ok(())
 }
 
-/// A lane together with the rows that would be put back into it first.
+/// What would be put into lanes before they are looked at.
+struct Waiting {
+    recoverable: Vec<Event>,
+    slots: Vec<Event>,
+}
+
+impl Waiting {
+    /// What of it belongs to a type, in firing order.
+    fn of(&self, config: &TypeConfig, cutoff: UnixSeconds) -> VecDeque<Planned> {
+        let again = |event: &&Event| !config.at_most_once && event.losses < config.max_losses;
+        let recovered = self.recoverable.iter().filter(again);
+        let recovered = recovered.map(|event| (event, false));
+        let slots = self.slots.iter().map(|event| (event, true));
+        let all = recovered.chain(slots);
+        let mut all: Vec<Planned> = all
+            .filter(|(event, _)| event.type_name == config.name && event.due_at <= cutoff)
+            .map(|(event, is_slot)| Planned {
+                event: event.clone(),
+                recovered: !is_slot,
+                is_slot,
+            })
+            .collect();
+        all.sort_by_key(|one| firing_order(&one.event));
+        all.into()
+    }
+}
+
+/// A lane together with what would be put into it first.
 struct PlannedLane {
     lane: Lane,
-    put_back: VecDeque<Event>,
+    put_back: VecDeque<Planned>,
 }
 
 fn open_lanes(
@@ -81,7 +115,7 @@ fn open_lanes(
     config: &Config,
     options: &Options,
     states: &[TypeState],
-    recoverable: &[Event],
+    waiting: &Waiting,
     cutoff: UnixSeconds,
     now: UnixSeconds,
 ) -> DbResult<Vec<PlannedLane>> {
@@ -95,30 +129,18 @@ fn open_lanes(
         if !options.wants(&config.name) || is_held(&unlimited, states, now) {
             continue;
         }
-        let mut put_back: Vec<Event> = recoverable
-            .iter()
-            .filter(|event| event.type_name == config.name && event.due_at <= cutoff)
-            .filter(|event| !config.at_most_once && event.losses < config.max_losses)
-            .cloned()
-            .collect();
-        put_back.sort_by_key(firing_order);
+        let put_back = waiting.of(config, cutoff);
         let levels = store.due_levels(&config.name, cutoff)?;
         let oldest = levels.into_iter().flatten();
         let oldest = oldest
-            .chain(put_back.iter().map(|event| event.due_at))
+            .chain(put_back.iter().map(|one| one.event.due_at))
             .min();
         let Some(oldest) = oldest else { continue };
         let mut lane = Lane::new(unlimited, Work::Effects(Vec::new()), None, None, now);
         let ranges = suspects.iter().filter(|(name, _)| *name == config.name);
         lane.suspects = ranges.map(|&(_, range)| range).collect();
         let lane = lane.single_pass();
-        lanes.push((
-            oldest,
-            PlannedLane {
-                lane,
-                put_back: put_back.into(),
-            },
-        ));
+        lanes.push((oldest, PlannedLane { lane, put_back }));
     }
     lanes.sort_by_key(|(oldest, planned)| (*oldest, planned.lane.config.name.clone()));
     Ok(lanes.into_iter().map(|(_, planned)| planned).collect())
@@ -163,16 +185,20 @@ impl PlannedLane {
         let mut order = Vec::new();
         let mut last_ready = None;
         while order.len() < limit {
-            let recovered = match (self.put_back.front(), page.peek()) {
+            let is_put_back = match (self.put_back.front(), page.peek()) {
                 (None, None) => break,
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
-                (Some(held), Some(ready)) => firing_order(held) < firing_order(ready),
+                (Some(held), Some(ready)) => firing_order(&held.event) < firing_order(ready),
             };
-            if recovered {
-                order.extend(self.put_back.pop_front().map(|event| (event.id, true)));
+            if is_put_back {
+                order.extend(self.put_back.pop_front());
             } else if let Some(event) = page.next() {
-                order.push((event.id, false));
+                order.push(Planned {
+                    event: event.clone(),
+                    recovered: false,
+                    is_slot: false,
+                });
                 last_ready = Some(event);
             }
         }
@@ -182,16 +208,17 @@ impl PlannedLane {
                 None => self.lane.go_to(begin),
             }
         }
-        let ids: Vec<EventId> = order.iter().map(|&(id, _)| id).collect();
-        let events = store.existing_rows(&ids)?;
-        let recovered = |id: EventId| order.contains(&(id, true));
-        Ok(events
-            .into_iter()
-            .map(|event| Planned {
-                recovered: recovered(event.id),
-                event,
-            })
-            .collect())
+        let rows = order.iter().filter(|one| !one.is_slot);
+        let ids: Vec<EventId> = rows.map(|one| one.event.id).collect();
+        let mut events = store.existing_rows(&ids)?.into_iter().peekable();
+        let whole = |one: Planned| {
+            if one.is_slot {
+                return Some(one);
+            }
+            let event = events.next_if(|event| event.id == one.event.id)?;
+            Some(Planned { event, ..one })
+        };
+        Ok(order.into_iter().filter_map(whole).collect())
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Stop {
     Fenced,
     /// The connection to the database was lost.
     DatabaseLost,
+    /// Nothing but sweeps is left, and replicas are too far behind for them.
+    DatabaseLag,
 }
 
 impl Stop {
@@ -39,6 +41,7 @@ impl Stop {
             Stop::Locked => "locked",
             Stop::Fenced => "fenced",
             Stop::DatabaseLost => "database_lost",
+            Stop::DatabaseLag => "database_lag",
         }
     }
 }

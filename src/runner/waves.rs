@@ -9,6 +9,7 @@ use super::idle::is_held;
 use super::judge::{judge, too_late};
 use super::lane::{Lane, Work, wave_of};
 use super::recovery::Suspects;
+use super::sweeps::Sweep;
 use super::{Part, Runner, Stop, Trouble, Unsure};
 use crate::clock::{UnixSeconds, monotonic};
 use crate::config::{HandlerConfig, TypeConfig};
@@ -106,8 +107,12 @@ impl Runner<'_> {
     fn work_of(&self, config: &TypeConfig) -> Result<Work, String> {
         Ok(match &config.handler {
             HandlerConfig::Sql(sql) => {
-                let compiled = sql::compile(&sql.statements, self.store.dialect());
-                Work::Effects(compiled?)
+                let dialect = self.store.dialect();
+                let statements = sql::compile(&sql.statements, dialect)?;
+                match &sql.sweep {
+                    None => Work::Effects(statements),
+                    Some(sweep) => Work::Sweep(Box::new(Sweep::new(sweep, statements, dialect)?)),
+                }
             }
             HandlerConfig::Command(command) => {
                 let env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
@@ -142,7 +147,8 @@ impl Runner<'_> {
             let now = self.time_at(monotonic());
             let lanes = &self.lanes;
             let left = self.events_left() > 0;
-            let turn = self.turns.next(&|i| left && lanes[i].may_take_a_turn(now));
+            let may = |lane: &Lane| (left || lane.is_sweeping()) && lane.may_take_a_turn(now);
+            let turn = self.turns.next(&|i| may(&lanes[i]));
             if let Some(turn) = turn {
                 self.take_turn(turn)?;
             } else if lanes
@@ -150,9 +156,10 @@ impl Runner<'_> {
                 .any(|lane| lane.is_busy() || lane.waits_for_room(now))
             {
                 self.start_queued()?;
-                self.pump(monotonic() + SLICE)?;
+                let rested = lanes_rested(&self.lanes);
+                self.pump(rested.unwrap_or_else(|| monotonic() + SLICE))?;
             } else {
-                self.stop = Some(Stop::Drained);
+                self.stop = Some(self.drained());
             }
         }
     }
@@ -161,7 +168,8 @@ impl Runner<'_> {
         self.notice_stop_while_working();
         let used_up = || {
             let mut lanes = self.lanes.iter();
-            self.events_left() == 0 && lanes.all(|lane| !lane.has_unbegun())
+            let is_idle = |lane: &Lane| !lane.has_unbegun() && !lane.is_sweeping();
+            self.events_left() == 0 && lanes.all(is_idle)
         };
         if self.stop.is_none() && used_up() {
             self.stop = Some(self.unless_drained(Stop::MaxEvents));
@@ -176,7 +184,8 @@ impl Runner<'_> {
         if let Some(number) = self.signals.received() {
             self.stop = Some(Stop::Signal(number));
         } else if self.is_out_of_time() {
-            self.stop = Some(self.unless_drained(Stop::MaxTime));
+            let stop = self.unless_drained(Stop::MaxTime);
+            self.stop = Some(self.unless_behind(stop));
         }
     }
 
@@ -203,7 +212,7 @@ impl Runner<'_> {
                 _ => return stop,
             }
         }
-        Stop::Drained
+        self.drained()
     }
 
     pub(super) fn events_left(&self) -> usize {
@@ -211,7 +220,7 @@ impl Runner<'_> {
             return usize::MAX;
         };
         let used = u64::try_from(self.total().fired).unwrap_or(0);
-        let queued: usize = self.lanes.iter().map(|lane| lane.queue.len()).sum();
+        let queued: usize = self.lanes.iter().map(Lane::unstarted).sum();
         usize::try_from(limit.saturating_sub(used))
             .unwrap_or(usize::MAX)
             .saturating_sub(queued)
@@ -223,6 +232,7 @@ impl Runner<'_> {
         let limit = self.lanes[turn.lane].limit(allowance, now);
         let used = match self.lanes[turn.lane].work {
             Work::Effects(_) => self.effects_turn(turn.lane, limit)?,
+            Work::Sweep(_) => self.sweep_turn(turn.lane)?,
             Work::Beside(_) => self.beside_turn(turn.lane, allowance, limit, now)?,
         };
         self.turns.used(turn.lane, used);
@@ -320,7 +330,7 @@ impl Runner<'_> {
 
     /// Runs the guard for each event, in autocommit: inside a transaction it would read the past
     /// (RULINGS 21).
-    fn guarded(
+    pub(super) fn guarded(
         &mut self,
         at: usize,
         guard: &sql::Statement,
@@ -432,6 +442,15 @@ impl Runner<'_> {
         }
         Ok(())
     }
+}
+
+/// When the first pause between passes is over, but not after a slice.
+fn lanes_rested(lanes: &[Lane]) -> Option<Instant> {
+    let rests = lanes.iter().filter_map(|lane| match &lane.work {
+        Work::Sweep(sweep) => sweep.rests_until(),
+        Work::Effects(_) | Work::Beside(_) => None,
+    });
+    rests.min().map(|until| until.min(monotonic() + SLICE))
 }
 
 pub(super) fn jitter() -> u32 {

@@ -145,6 +145,7 @@ impl Store {
             .text(condition)
             .finished(self);
         let mut events = query_all(&mut *self.db, &sql, &params, read_event)?;
+        self.tell_slots(&mut events)?;
         sort_as(ids, &mut events, |event| event.id);
         Ok(events)
     }
@@ -235,14 +236,15 @@ impl Store {
         Ok(self.ready_rows(&ids, due_by)? == events)
     }
 
-    /// Moves the event's key to `held_key`, so that its effect may schedule its own successor.
+    /// Moves the event's key to `held_key`, so that its effect may schedule its own successor. That
+    /// of a sweep under way is there already.
     fn hold_key(&mut self, event: &Event) -> DbResult<()> {
         if event.key.is_none() {
             return Ok(());
         }
         let sql = format!(
-            "UPDATE /*_*/scheduled_events{} SET held_key = unique_key, unique_key = NULL \
-             WHERE id = {} AND {} = 'ready'",
+            "UPDATE /*_*/scheduled_events{} SET held_key = COALESCE(held_key, unique_key), \
+             unique_key = NULL WHERE id = {} AND {} = 'ready'",
             self.dialect().by_primary_key(),
             event.id,
             self.dialect().guarded_status(),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{EVENT_COLUMNS, Store, read_event};
+use super::{EVENT_COLUMNS, EVENT_WIDTH, Store, read_event};
 use crate::clock::UnixSeconds;
 use crate::db::{DbResult, Dialect, Row, Value, id_list, query_all};
 use crate::event::{Event, EventId, Outcome, PRIORITIES};
@@ -148,8 +148,9 @@ impl Store {
             );
             let sql = self.sql(&sql);
             let mut rows = query_all(&mut *self.db, &sql, &[], |row| {
-                (read_event(row), row.text(11))
+                (read_event(row), row.text(EVENT_WIDTH))
             })?;
+            self.tell_slots(rows.iter_mut().map(|(event, _)| event))?;
             sort_as(&part, &mut rows, |(event, _)| event.id);
             for (event, status) in rows {
                 if !each(event, status)? {
@@ -229,6 +230,7 @@ impl Store {
             );
             let sql = self.sql(&sql);
             let mut rows = query_all(&mut *self.db, &sql, &[], read_ended)?;
+            self.tell_slots(rows.iter_mut().map(|row| &mut row.event))?;
             sort_as(&part, &mut rows, |row| EventId(row.history_id));
             for row in rows {
                 if !each(row)? {
@@ -306,22 +308,22 @@ impl Endings {
 
 /// [`EVENT_COLUMNS`] as history has them.
 const HISTORY_COLUMNS: &str = "event_id, type, due_at, first_due_at, payload, unique_key, \
-     priority, expires_at, attempts, losses, deferrals";
+     priority, expires_at, attempts, losses, deferrals, slot_at";
 const ENDING_COLUMNS: &str = "history_id, outcome, finished_at, run_id, lateness_s, duration_ms, \
      error, resolved_at, resolved_as";
 
 fn read_ended(row: &dyn Row) -> Ended {
     Ended {
         event: read_event(row),
-        history_id: row.int(11),
-        outcome: row.text(12),
-        finished_at: UnixSeconds(row.int(13)),
-        run_id: row.opt_int(14),
-        lateness_s: row.opt_int(15),
-        duration_ms: row.opt_int(16),
-        error: row.opt_text(17),
-        resolved_at: row.opt_int(18).map(UnixSeconds),
-        resolved_as: row.opt_text(19),
+        history_id: row.int(EVENT_WIDTH),
+        outcome: row.text(EVENT_WIDTH + 1),
+        finished_at: UnixSeconds(row.int(EVENT_WIDTH + 2)),
+        run_id: row.opt_int(EVENT_WIDTH + 3),
+        lateness_s: row.opt_int(EVENT_WIDTH + 4),
+        duration_ms: row.opt_int(EVENT_WIDTH + 5),
+        error: row.opt_text(EVENT_WIDTH + 6),
+        resolved_at: row.opt_int(EVENT_WIDTH + 7).map(UnixSeconds),
+        resolved_as: row.opt_text(EVENT_WIDTH + 8),
     }
 }
 

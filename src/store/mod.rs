@@ -12,7 +12,7 @@ use crate::db::{
     self, Access, AdvisoryLock, Db, DbError, DbErrorKind, DbResult, Dialect, Row, migrate,
 };
 use crate::error::Failure;
-use crate::event::{Event, EventId};
+use crate::event::{Event, EventId, Slot};
 use crate::fault;
 
 use lease::LeaseRow;
@@ -27,12 +27,16 @@ pub mod prune;
 pub mod recover;
 pub mod report;
 pub mod runs;
+pub mod schedules;
 pub mod settle;
 mod statement;
 
-/// The columns that [`read_event`] reads, in its order.
+/// The columns that [`read_event`] reads, in its order. How many slots an event stands for is told
+/// by [`Store::tell_slots`].
 pub const EVENT_COLUMNS: &str = "id, type, due_at, first_due_at, payload, \
-     COALESCE(held_key, unique_key), priority, expires_at, attempts, losses, deferrals";
+     COALESCE(held_key, unique_key), priority, expires_at, attempts, losses, deferrals, slot_at";
+/// How many columns that are: the index of what stands behind them.
+const EVENT_WIDTH: usize = 12;
 
 /// A connection together with the table prefix.
 pub struct Store {
@@ -106,6 +110,8 @@ impl Store {
         Ok(Install {
             install_id,
             database_name: name,
+            schedules: value(schedules::FINGERPRINT).unwrap_or_default(),
+            zone_data: value(schedules::ZONE_DATA).unwrap_or_default(),
         })
     }
 
@@ -314,6 +320,10 @@ pub struct Install {
     pub install_id: String,
     /// The database it was made for.
     pub database_name: String,
+    /// Of which schedules of a configuration the tables are, as [`schedules::fingerprint`] has it.
+    pub schedules: String,
+    /// With which version of the zones' rules next slots were found.
+    pub zone_data: String,
 }
 
 /// Reads [`EVENT_COLUMNS`].
@@ -331,5 +341,9 @@ pub fn read_event(row: &dyn Row) -> Event {
         attempts: count(8),
         losses: count(9),
         deferrals: count(10),
+        slot: row.opt_int(11).map(|at| Slot {
+            at: UnixSeconds(at),
+            slots: 1,
+        }),
     }
 }

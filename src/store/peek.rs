@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lease::{LEASE_COLUMNS, LeaseRow, read_lease};
 use super::statement::Statement;
-use super::{EVENT_COLUMNS, Store, read_event};
+use super::{EVENT_COLUMNS, EVENT_WIDTH, Store, read_event};
 use crate::clock::UnixSeconds;
 use crate::db::{DbResult, Dialect, Row, query_all, query_one};
 use crate::event::{Event, EventId, PRIORITIES};
@@ -23,6 +23,8 @@ pub struct Peek {
     pub running: bool,
     /// The earliest due instant of all ready rows.
     pub next_due: Option<UnixSeconds>,
+    /// The earliest slot of all schedules that is to become an event.
+    pub next_slot: Option<UnixSeconds>,
 }
 
 /// Where in a type's order the next wave begins: behind this event of this priority.
@@ -104,30 +106,43 @@ impl Candidate {
 fn read_candidate(row: &dyn Row) -> Candidate {
     Candidate {
         event: read_event(row),
-        payload_bytes: usize::try_from(row.int(11)).unwrap_or(0),
+        payload_bytes: usize::try_from(row.int(EVENT_WIDTH)).unwrap_or(0),
     }
 }
 
+impl Peek {
+    /// The first instant that is due to come: of an event or of a slot.
+    pub fn next(&self) -> Option<UnixSeconds> {
+        earliest(self.next_due, self.next_slot)
+    }
+}
+
+/// The earlier one of those that are there.
+pub fn earliest(one: Option<UnixSeconds>, other: Option<UnixSeconds>) -> Option<UnixSeconds> {
+    [one, other].into_iter().flatten().min()
+}
+
 impl Store {
-    /// The time, the lease, running rows and the next due instant, in one statement.
+    /// The time, the lease, running rows, the next due instant and the next slot, in one statement.
     pub fn peek(&mut self) -> DbResult<Option<Peek>> {
         let on_host = self.db.host_clock();
         let clock = self.db.clock_in_sql().map(|clock| clock.join(", "));
+        let clock = clock.as_deref().unwrap_or("NULL, NULL");
         let sql = format!(
             "SELECT {LEASE_COLUMNS}, \
              (SELECT id FROM /*_*/scheduled_events{0} WHERE status = 'running' \
               ORDER BY due_at, id LIMIT 1), \
              (SELECT due_at FROM /*_*/scheduled_events{0} WHERE status = 'ready' \
-              ORDER BY due_at, id LIMIT 1), {1} \
+              ORDER BY due_at, id LIMIT 1), \
+             (SELECT slot FROM /*_*/event_next WHERE slot >= 0 ORDER BY slot LIMIT 1), {clock} \
              FROM /*_*/event_lease l WHERE l.name = 'run'",
             self.due_index(),
-            clock.as_deref().unwrap_or("NULL, NULL"),
         );
         let sql = self.sql(&sql);
         query_one(&mut *self.db, &sql, &[], |row| {
             let (now, over) = on_host.unwrap_or_else(|| {
-                let micros = u64::try_from(row.int(13)).unwrap_or(0);
-                (UnixSeconds(row.int(12)), Duration::from_micros(micros))
+                let micros = u64::try_from(row.int(14)).unwrap_or(0);
+                (UnixSeconds(row.int(13)), Duration::from_micros(micros))
             });
             Peek {
                 now,
@@ -135,6 +150,7 @@ impl Store {
                 lease: read_lease(row),
                 running: row.opt_int(10).is_some(),
                 next_due: row.opt_int(11).map(UnixSeconds),
+                next_slot: row.opt_int(12).map(UnixSeconds),
             }
         })
     }
@@ -187,7 +203,7 @@ impl Store {
             cutoff,
             columns: format!("{}, {length}", EVENT_COLUMNS.replace("payload", &payload)),
         };
-        let mut found = Vec::new();
+        let mut found: Vec<Candidate> = Vec::new();
         while found.len() < limit && cursor.level < PRIORITIES.len() {
             let before = found.len();
             self.level(&turn, *cursor, limit - before, &mut found)?;
@@ -201,6 +217,7 @@ impl Store {
                 }
             }
         }
+        self.tell_slots(found.iter_mut().map(|one| &mut one.event))?;
         Ok(found)
     }
 

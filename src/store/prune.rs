@@ -69,6 +69,15 @@ impl Store {
         if removed > 0 {
             return Ok(removed);
         }
+        // An event that still waits is to be told how many slots it stands for.
+        let slots = format!(
+            "slot < {old} AND NOT EXISTS \
+             (SELECT 1 FROM /*_*/scheduled_events WHERE id = made_id)"
+        );
+        let removed = self.remove("event_slots", "slot_id", &slots)?;
+        if removed > 0 {
+            return Ok(removed);
+        }
         let removed = self.remove("event_runs", "run_id", &format!("finished_at < {old}"))?;
         if removed > 0 {
             return Ok(removed);

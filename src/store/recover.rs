@@ -1,6 +1,6 @@
 //! What earlier epochs left behind: rows still marked running, and runs that never ended.
 
-use super::{EVENT_COLUMNS, Store, read_event};
+use super::{EVENT_COLUMNS, EVENT_WIDTH, Store, read_event};
 use crate::clock::UnixSeconds;
 use crate::db::{DbResult, query_all, query_one};
 use crate::event::{Epoch, Event, EventId};
@@ -47,8 +47,8 @@ impl Store {
         let sql = self.sql(&sql);
         query_all(&mut *self.db, &sql, &[], |row| Stranded {
             event: read_event(row),
-            epoch: row.opt_int(11).map(Epoch),
-            until: row.opt_int(12).map(UnixSeconds),
+            epoch: row.opt_int(EVENT_WIDTH).map(Epoch),
+            until: row.opt_int(EVENT_WIDTH + 1).map(UnixSeconds),
         })
     }
 

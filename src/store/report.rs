@@ -4,7 +4,7 @@
 use super::listing::{Ended, Endings, Payload, Selection};
 use super::prune::Retention;
 use super::runs::Counts;
-use super::{EVENT_COLUMNS, Store, read_event};
+use super::{EVENT_COLUMNS, EVENT_WIDTH, Store, read_event};
 use crate::clock::UnixSeconds;
 use crate::db::{DbResult, Row, query_all, query_one};
 use crate::event::{Epoch, Event, EventId, Outcome};
@@ -96,7 +96,7 @@ pub struct Detail {
     pub origin: Option<String>,
     /// Its slot.
     pub slot_at: Option<UnixSeconds>,
-    /// Who deals with it.
+    /// Who deals with it; of a ready event, who made the last pass of its sweep.
     pub claim_epoch: Option<Epoch>,
     /// Until when nobody else may presume it lost.
     pub claim_until: Option<UnixSeconds>,
@@ -151,6 +151,17 @@ impl Store {
             true
         })?;
         Ok(all)
+    }
+
+    /// How many due events of `type_name` are in the middle of a sweep.
+    pub fn sweeps_under_way(&mut self, type_name: &str, now: UnixSeconds) -> DbResult<i64> {
+        let sql = format!(
+            "SELECT COUNT(*) FROM /*_*/scheduled_events WHERE status = 'ready' AND type = ? \
+             AND due_at <= {now} AND claim_epoch IS NOT NULL"
+        );
+        let sql = self.sql(&sql);
+        let count = query_one(&mut *self.db, &sql, &[type_name.into()], |row| row.int(0))?;
+        Ok(count.unwrap_or(0))
     }
 
     /// Ready rows whose `due_at` is no Unix time: milliseconds, `NOW()` or a date text.
@@ -298,16 +309,18 @@ impl Store {
              last_error, created_at FROM /*_*/scheduled_events WHERE id = {id}"
         );
         let sql = self.sql(&sql);
-        query_one(&mut *self.db, &sql, &[], |row| Detail {
+        let mut detail = query_one(&mut *self.db, &sql, &[], |row| Detail {
             event: read_event(row),
-            status: row.text(11),
-            origin: row.opt_text(12),
-            slot_at: row.opt_int(13).map(UnixSeconds),
-            claim_epoch: row.opt_int(14).map(Epoch),
-            claim_until: row.opt_int(15).map(UnixSeconds),
-            last_error: row.opt_text(16),
-            created_at: row.opt_int(17).map(UnixSeconds),
-        })
+            status: row.text(EVENT_WIDTH),
+            origin: row.opt_text(EVENT_WIDTH + 1),
+            slot_at: row.opt_int(EVENT_WIDTH + 2).map(UnixSeconds),
+            claim_epoch: row.opt_int(EVENT_WIDTH + 3).map(Epoch),
+            claim_until: row.opt_int(EVENT_WIDTH + 4).map(UnixSeconds),
+            last_error: row.opt_text(EVENT_WIDTH + 5),
+            created_at: row.opt_int(EVENT_WIDTH + 6).map(UnixSeconds),
+        })?;
+        self.tell_slots(detail.iter_mut().map(|detail| &mut detail.event))?;
+        Ok(detail)
     }
 
     /// How an event ended, each time, the oldest first.

@@ -66,6 +66,11 @@ pub enum Fate {
     },
     /// Ready again as if it had never been claimed.
     Release,
+    /// Ready as before, and begun: a pass of its sweep is made, and another is to come.
+    GoOn {
+        /// Of the run that made it.
+        epoch: Epoch,
+    },
 }
 
 /// One event's ack.
@@ -229,6 +234,7 @@ impl Store {
         for ack in acks.iter().copied().filter(|ack| !is_plain(ack)) {
             match &ack.fate {
                 Fate::Release => {}
+                Fate::GoOn { epoch } => self.keep_sweeping(owner, ack, *epoch)?,
                 Fate::Finish {
                     outcome,
                     error,
@@ -400,6 +406,22 @@ impl Store {
         let (decision, detail) = again_line(due_at, error, tally);
         self.log_fate(writer, ack, decision, &detail)?;
         Ok(true)
+    }
+
+    /// Leaves a ready row where it is and marks it as begun, by `first_due_at`, and by the epoch
+    /// that swept it last. Its key stays held, so that a pass may schedule a successor.
+    fn keep_sweeping(&mut self, owner: Owner, ack: &Ack, epoch: Epoch) -> Result<(), Stopped> {
+        let update = Statement::fixed(self.dialect())
+            .text("UPDATE /*_*/scheduled_events")
+            .text(self.dialect().by_primary_key())
+            .text(" SET first_due_at = COALESCE(first_due_at, due_at), claim_epoch = ")
+            .int(epoch.0)
+            .text(" WHERE id = ")
+            .int(ack.id.0);
+        if self.execute_guarded(update, owner)? != 1 {
+            return Err(Stopped::Changed);
+        }
+        Ok(())
     }
 
     fn supersede(

@@ -68,8 +68,11 @@ impl Contents {
     }
 }
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 11] = [
     "scheduled_events",
+    "event_schedules",
+    "event_next",
+    "event_slots",
     "event_history",
     "event_log",
     "event_runs",

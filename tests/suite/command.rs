@@ -159,6 +159,7 @@ fn event(id: i64) -> Event {
         attempts: 0,
         losses: 0,
         deferrals: 0,
+        slot: None,
     }
 }
 
@@ -185,6 +186,7 @@ fn an_event_arrives_as_stdin_and_environment() {
         attempts: 2,
         losses: 1,
         deferrals: 7,
+        slot: None,
         ..event(42)
     }]);
     assert_eq!(stage.drive()[0].verdict, Verdict::Done);

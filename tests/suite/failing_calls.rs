@@ -35,6 +35,23 @@ at_most_once = true
 command = ["sh", "-c", "echo $PUNCTUAL_EVENT_ID >> fired"]
 "#;
 
+/// On New Year's Days: this test needs none of its hours.
+const SCHEDULES: &str = r#"
+[type.effect]
+handler = "sql"
+sql = ["INSERT INTO slots_seen (slot, slots) VALUES (:slot, :slots)"]
+
+[schedule.all]
+type = "effect"
+cron = "0 0 1 1 *"
+missed = "all"
+missed_max = 3
+
+[schedule.once]
+type = "effect"
+cron = "0 0 1 1 *"
+"#;
+
 /// More calls than a run over these few events makes.
 const ENOUGH: u32 = 400;
 
@@ -97,6 +114,26 @@ on_both_databases_in_memory! {
         fail_two_runs(site);
     }
 
+    fn a_slot_becomes_one_event_whichever_call_fails(site: &Site) {
+        site.config(SCHEDULES).init();
+        site.sql("CREATE TABLE slots_seen (slot BIGINT, slots BIGINT)");
+        let bed = Bed {
+            site,
+            config: loaded(site),
+        };
+        bed.run(&[]); // sees them
+        let failures = [
+            Failure::Busy,
+            Failure::Deadlock,
+            Failure::Lost,
+            Failure::LostAfterCommit,
+            Failure::Full,
+        ];
+        for failure in failures {
+            make_slots_with_each_call_failing(&bed, failure);
+        }
+    }
+
     fn a_loss_is_counted_once_whichever_call_of_the_recovery_fails(site: &Site) {
         let bed = Bed::new(site);
         for call in 1..ENOUGH {
@@ -130,6 +167,52 @@ fn fail_each_call(site: &Site, failure: Failure) {
         }
     }
     panic!("a run of a few events makes {ENOUGH} calls");
+}
+
+/// Years of slots have been missed when a run's calls fail, one in each run.
+fn make_slots_with_each_call_failing(bed: &Bed<'_>, failure: Failure) {
+    let site = bed.site;
+    let seen = |query: &str| site.rows(&format!("SELECT {query} FROM slots_seen"));
+    for call in 1..ENOUGH {
+        for statement in deletions().iter().filter(|one| !one.ends_with("seen")) {
+            site.sql(statement);
+        }
+        site.sql("DELETE FROM slots_seen")
+            .sql("DELETE FROM event_slots");
+        site.sql("UPDATE event_schedules SET last_slot = 1654041600");
+        site.sql("UPDATE event_next SET slot = 1672531200");
+        let about = format!("call {call}, {failure:?}");
+        let (to_come, _) = bed.run(&[(call, failure)]);
+        for _ in 0..2 {
+            site.sql("UPDATE scheduled_events SET due_at = 5 WHERE status = 'ready'");
+            let (_, report) = bed.run(&[]);
+            assert!(report.is_some(), "{about}: a run without trouble");
+        }
+        let each = seen("COUNT(*), COUNT(DISTINCT slot), COUNT(DISTINCT slots)");
+        assert_eq!(
+            each,
+            [["4", "3", "2"]],
+            "{about}: {:?}",
+            seen("slot, slots")
+        );
+        let stands_for = seen("MAX(slots) >= 4, MIN(slots)");
+        assert_eq!(stands_for, [["1", "1"]], "{about}");
+        assert_eq!(
+            site.query_i64("SELECT COUNT(*) FROM event_slots"),
+            4,
+            "{about}"
+        );
+        assert_eq!(
+            site.query_i64("SELECT COUNT(*) FROM scheduled_events"),
+            0,
+            "{about}"
+        );
+        if to_come == 1 {
+            assert!(call > 25, "a run makes more calls than {call}");
+            return;
+        }
+    }
+    panic!("a run of two schedules makes {ENOUGH} calls");
 }
 
 /// Each of a run's calls fails, and with it one of those that follow: where the connection was lost,

@@ -116,6 +116,7 @@ fn leaves_use_nothing_of_ours_but_leaves() {
         "recurrence.rs",
         "recurrence/",
         "retry.rs",
+        "schedule.rs",
         "nearest.rs",
         "when.rs",
         "when/",

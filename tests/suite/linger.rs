@@ -282,7 +282,7 @@ on_both_databases! {
 
     fn a_database_that_is_busy_at_a_poll_does_not_end_a_run_that_waits(site: &Site) {
         site.config(NOTE).init();
-        due_at(site, now() + 1);
+        due_at(site, now() + 2);
         let refused = Rc::new(Count::new(0));
         let (config, counted) = (loaded(site), Rc::clone(&refused));
         let connect = move |database: &config::Database, access: Access, clock: Clock| {
@@ -293,7 +293,7 @@ on_both_databases! {
         };
         let report = run_with(&config, &connect, Some(1), Duration::from_mins(10));
         assert_eq!(report.counts.done, 1, "{report:?}");
-        assert!(refused.get() >= 4, "{} refused", refused.get());
+        assert!(refused.get() >= 1, "none was refused");
     }
 
     fn what_makes_no_sense_beside_it_is_refused(site: &Site) {
@@ -340,7 +340,7 @@ impl Hooks for BusyAtPolls {
     fn before(&mut self, _db: &mut dyn Db, call: Call<'_>) -> DbResult<()> {
         let is_poll = match call {
             Call::Version => true,
-            Call::Statement(sql, _) => sql.contains("status = 'running'"),
+            Call::Statement(sql, _) => sql.contains("event_next WHERE slot >= 0"),
             _ => false,
         };
         self.polls += usize::from(is_poll);

@@ -28,6 +28,11 @@ history = "30d"
 handler = "sql"
 sql = ["UPDATE effects SET n = n + 1 WHERE id = 1"]
 
+[type.sweep]
+handler = "sql"
+repeat_until_empty = true
+sql = ["UPDATE effects SET n = n + 2 WHERE id = 1 AND n < 24"]
+
 [type.command]
 handler = "command"
 command = ["true"]
@@ -141,7 +146,7 @@ fn every_statement_takes_its_index(site: &Site, live: i64, finished: i64) {
     let report = run_recorded(site, &recording);
     assert_eq!(report.stop, Stop::Drained, "{report:?}");
     assert_eq!(report.counts.recovered, DUE, "{report:?}");
-    assert_eq!(report.counts.done, 5 * DUE, "{report:?}");
+    assert_eq!(report.counts.done, 5 * DUE + 1, "{report:?}");
     assert_eq!(
         report.counts.retried + report.counts.dead,
         2 * DUE,
@@ -203,6 +208,7 @@ fn fill(site: &Site, live: i64, finished: i64) {
             series(rows, &format!("{type_name}, 1000 + n, '{{}}'"))
         ));
     }
+    site.sql("INSERT INTO scheduled_events (type, due_at) VALUES ('sweep', 1000)");
     let future = "CASE n % 4 WHEN 0 THEN 'effect' WHEN 1 THEN 'command' WHEN 2 THEN 'guarded' \
                   ELSE 'elsewhere' END, 30000000000 + n, '{}', n % 5 - 2";
     site.sql(&format!(

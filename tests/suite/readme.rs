@@ -7,6 +7,7 @@ use clap::{CommandFactory as _, Parser as _};
 use punctual::cli::Cli;
 
 use crate::plans::loaded;
+use crate::support::process::Running;
 use crate::support::site::Site;
 
 fn readme() -> String {
@@ -15,7 +16,7 @@ fn readme() -> String {
 }
 
 /// The fenced blocks of one language.
-fn blocks(language: &str) -> Vec<String> {
+pub(crate) fn blocks(language: &str) -> Vec<String> {
     let text = readme();
     let fence = format!("```{language}\n");
     let behind = text.split(&fence).skip(1);
@@ -166,4 +167,40 @@ fn shell(site: &Site, script: &str) -> String {
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     lines.join("\n") + "\n"
+}
+
+#[test]
+fn the_sweep_it_shows_does_what_it_says() {
+    let text = readme();
+    let (_, chapter) = text.split_once("### sql: sweeps").expect("a chapter");
+    let block = |language: &str| {
+        let (_, behind) = chapter
+            .split_once(&format!("```{language}\n"))
+            .expect("a block");
+        let (block, _) = behind.split_once("\n```").expect("its end");
+        block.to_owned()
+    };
+    let site = Site::sqlite();
+    site.config(&block("toml")).init().sql(&block("sql"));
+    let commands = block("sh");
+    let lines: Vec<&str> = commands.lines().collect();
+    let [add, run] = lines.as_slice() else {
+        panic!("two commands: {lines:?}")
+    };
+    let call = |line: &str| {
+        let words = words_of(line).expect("a call");
+        let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
+        command.args(&words[1..]);
+        site.finish(Running::start(command, b"")).ok()
+    };
+    call(add);
+    let ended = call(run).json();
+    let (_, said) = run.split_once('#').expect("what it answers");
+    for field in ["done", "waves"] {
+        let value = format!("\"{field}\":{}", ended[field]);
+        assert!(said.contains(&value), "{said}: {ended:?}");
+    }
+    let stay = site.query_i64("SELECT COUNT(*) FROM session WHERE id % 4 = 0");
+    assert_eq!(stay, site.query_i64("SELECT COUNT(*) FROM session"));
+    assert!(said.contains(&format!("{stay} stay")), "{said}: {stay}");
 }

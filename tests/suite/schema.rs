@@ -9,13 +9,15 @@ use crate::support::mariadb::Server;
 use crate::support::site::Site;
 
 const NOTE: &str = "[type.note]\nhandler = \"command\"\ncommand = [\"true\"]\n";
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 12] = [
     "event_aside",
     "event_history",
     "event_lease",
     "event_log",
+    "event_next",
     "event_runs",
     "event_schedules",
+    "event_slots",
     "event_sources",
     "event_types",
     "punctual_meta",

@@ -17,7 +17,7 @@ fn an_empty_database_has_every_key_of_the_contract_in_order() {
     let mut at = Fixture::with_types(&["mail"]);
     assert_eq!(
         status(&mut at).to_string(),
-        r#"{"ready":0,"due":0,"running":0,"oldest_due_at":null,"lag_s":0,"unresolved_dead":0,"unresolved_unknown":0,"done_24h":0,"skipped_24h":0,"steps_aside":0,"last_tick_at":null,"last_run":null,"running_by":null,"types":{"mail":{"ready":0,"due":0,"running":0,"oldest_due_at":null,"lag_s":0,"handler":"command","paused_until":null,"breaker_open_until":null,"failures":0}}}"#
+        r#"{"ready":0,"due":0,"running":0,"oldest_due_at":null,"lag_s":0,"unresolved_dead":0,"unresolved_unknown":0,"done_24h":0,"skipped_24h":0,"steps_aside":0,"last_tick_at":null,"last_run":null,"running_by":null,"types":{"mail":{"ready":0,"due":0,"running":0,"oldest_due_at":null,"lag_s":0,"handler":"command","paused_until":null,"breaker_open_until":null,"failures":0,"sweeping":0}}}"#
     );
 }
 

@@ -18,7 +18,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "colour = 1",
         "1: unknown key `colour`; known are database, password_file, table_prefix, timezone, \
-         state_dir, run, type",
+         state_dir, run, type, schedule",
     ),
     (
         "batch_size = 5",
@@ -137,8 +137,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[type.t]\nhandler = \"sql\"\nsql = \"SELECT 1\"\ntimeout = \"5s\"",
-        "4: `timeout` in [type.t] does not apply to handler = \"sql\"; it runs within the run's \
-         own transaction; leave it out",
+        "4: `timeout` in [type.t] does not apply to handler = \"sql\" unless it says \
+         `repeat_until_empty`; it runs within the run's own transaction; leave it out",
     ),
     (
         "[type.t]\nhandler = \"sql\"\nsql = \"SELECT 1\"\nat_most_once = true",
@@ -253,6 +253,83 @@ const MISTAKES: &[(&str, &str)] = &[
         "1: `` in [type] is no type name: 1 to 64 bytes",
     ),
 ];
+
+/// What stands below `[schedule.s]` and its `type`, and the message.
+const MISTAKES_OF_SCHEDULES: &[(&str, &str)] = &[
+    (
+        "",
+        "5: [schedule.s] has no rule: write `cron`, or `every` and `anchor`",
+    ),
+    (
+        "cron = \"0 0 31 2 *\"",
+        "7: `cron` in [schedule.s] is wrong: `0 0 31 2 *` never matches: no year has such a \
+         day",
+    ),
+    (
+        "every = \"6h\"",
+        "7: `every` in [schedule.s] needs `anchor`: an instant that is one of the slots",
+    ),
+    (
+        "anchor = \"now\"\nevery = \"6h\"",
+        "7: `anchor` in [schedule.s] must be a fixed time, not `now`",
+    ),
+    (
+        "every = \"1s\"\nanchor = 2026-01-01",
+        "7: `every` in [schedule.s] comes 60 times a minute, more than the 5 of its type's \
+         `rate`",
+    ),
+    (
+        "cron = \"@daily\"\nevery = \"6h\"",
+        "8: `every` in [schedule.s] does not go with `cron`",
+    ),
+    (
+        "timezone = \"Europe/Amsterdm\"",
+        "7: `timezone` in [schedule.s] is wrong: unknown time zone `Europe/Amsterdm`; did \
+         you mean `Europe/Amsterdam`?",
+    ),
+    (
+        "missed = \"al\"\ncron = \"@daily\"",
+        "7: `missed` in [schedule.s] must be \"once\" or \"skip\" or \"all\"; did you mean \
+         `all`?",
+    ),
+    (
+        "missed_max = 5\ncron = \"@daily\"",
+        "7: `missed_max` in [schedule.s] goes with missed = \"all\" only",
+    ),
+    (
+        "cron = \"@daily\"\nstart = 2027-01-02\nend = 2027-01-01",
+        "5: [schedule.s] has no slot at all between its `start` and its `end`",
+    ),
+    (
+        "key = \"k\"",
+        "7: unknown key `key` in [schedule.s]; each slot is an event of its own; see README.md",
+    ),
+    (
+        "cron = \"@daily\"\npayload = { a = nan }",
+        "8: `payload` in [schedule.s] holds a number that JSON cannot say",
+    ),
+];
+
+#[test]
+fn every_mistake_of_a_schedule_names_its_line_its_key_and_the_remedy() {
+    let of = |schedule: &str| {
+        let types = "[type.t]\nhandler = \"sql\"\nsql = \"SELECT 1\"\nrate = 5";
+        Site::with(&format!("{types}\n[schedule.s]\n{schedule}")).refusal()
+    };
+    for (text, message) in MISTAKES_OF_SCHEDULES {
+        let refusal = of(&format!("type = \"t\"\n{text}"));
+        assert_eq!(refusal, format!("punctual.toml:{message}"), "{text}");
+    }
+    let unknown = of("type = \"u\"\ncron = \"@daily\"");
+    let hint = "6: `type` in [schedule.s] names no [type.…] of this file; did you mean `t`?";
+    assert_eq!(unknown, format!("punctual.toml:{hint}"));
+    assert!(of("cron = \"@daily\"").ends_with("has no `type`: the type of its events"));
+    let large = format!(
+        "type = \"t\"\ncron = \"@daily\"\npayload = \"{}\"",
+        "x".repeat(60_000)
+    );
+    assert!(of(&large).contains("is too large"));
+}
 
 #[test]
 fn every_mistake_of_a_file_names_its_line_its_key_and_the_remedy() {

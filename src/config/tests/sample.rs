@@ -15,14 +15,18 @@ fn the_sample_loads_with_and_without_its_examples() {
             path: site.work("events.db")
         })
     );
-    assert!(config.types.is_empty());
+    assert!(config.types.is_empty() && config.schedules.is_empty());
 
     let site = Site::with(&uncommented(&text));
     site.file("work/punctual.password", "hush", 0o600);
     let config = site.load().unwrap();
     let names: Vec<&str> = config.types.keys().map(String::as_str).collect();
-    assert_eq!(names, ["hook", "reminder", "unlock"]);
+    assert_eq!(names, ["hook", "purge", "reminder", "unlock"]);
     assert_eq!(config.types["reminder"].rate, Some(60));
+    let names: Vec<&str> = config.schedules.keys().map(String::as_str).collect();
+    assert_eq!(names, ["digest", "sync"]);
+    let payload = config.schedules["digest"].payload.as_deref();
+    assert_eq!(payload, Some("{\"list\":\"weekly\"}"));
 }
 
 /// Every line that is a setting once its `#` is gone.
@@ -33,7 +37,9 @@ fn uncommented(text: &str) -> String {
         let plain = key
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        let is_setting = (plain && bare.contains(" = ")) || bare.starts_with("[type");
+        let is_setting = (plain && bare.contains(" = "))
+            || bare.starts_with("[type")
+            || bare.starts_with("[schedule");
         if is_setting {
             bare.to_owned()
         } else {

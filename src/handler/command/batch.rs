@@ -279,6 +279,11 @@ struct Request<'a> {
     /// Instead of `payload`, where that is no UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
+    /// Of an event that a schedule made: its slot, and how many slots it stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slots: Option<u64>,
 }
 
 /// The lines of `events`. Each payload is let go of once it is written, and the lines grow into room
@@ -306,6 +311,8 @@ fn write_line(input: &mut Vec<u8>, event: &Event) {
         attempt: event.attempt_number(),
         payload: payload.ok(),
         payload_base64: payload.is_err().then(|| STANDARD.encode(&event.payload)),
+        slot_at: event.slot.map(|slot| slot.at.0),
+        slots: event.slot.map(|slot| slot.slots),
     };
     serde_json::to_writer(&mut *input, &request).expect("numbers and texts always serialize");
     input.push(b'\n');
@@ -329,6 +336,7 @@ mod tests {
             attempts: 1,
             losses: 1,
             deferrals: 5,
+            slot: None,
         }
     }
 
@@ -347,6 +355,23 @@ mod tests {
         );
         assert!(text(&event(None, b"")).contains("\"key\":null"));
         assert!(text(&event(None, b"")).contains("\"payload\":\"\""));
+    }
+
+    #[test]
+    fn the_event_of_a_schedule_names_its_slot_and_for_how_many_it_stands() {
+        let slot = Some(crate::event::Slot {
+            at: UnixSeconds(900),
+            slots: 7,
+        });
+        let event = Event {
+            slot,
+            ..event(None, b"")
+        };
+        let line = text(&event);
+        assert!(
+            line.ends_with("\"payload\":\"\",\"slot_at\":900,\"slots\":7}\n"),
+            "{line}"
+        );
     }
 
     #[test]

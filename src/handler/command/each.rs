@@ -154,6 +154,26 @@ fn describe(event: &Event, spec: &mut CommandSpec) -> io::Result<()> {
         spec.set_env(name, value)?;
         spec.set_env(short, value)?;
     }
+    for (name, short, value) in [
+        (
+            "PUNCTUAL_EVENT_SLOT_AT",
+            "PUNCTUAL_SLOT_AT",
+            event.slot.map(|slot| slot.at.to_string()),
+        ),
+        (
+            "PUNCTUAL_EVENT_SLOTS",
+            "PUNCTUAL_SLOTS",
+            event.slot.map(|slot| slot.slots.to_string()),
+        ),
+    ] {
+        if let Some(value) = value {
+            spec.set_env(name, &value)?;
+            spec.set_env(short, &value)?;
+        } else {
+            spec.unset_env(name);
+            spec.unset_env(short);
+        }
+    }
     for name in ["PUNCTUAL_EVENT_KEY", "PUNCTUAL_KEY"] {
         match &event.key {
             Some(key) => spec.set_env(name, OsStr::from_bytes(key)).map_err(|_| {

@@ -170,6 +170,13 @@ impl Target {
              punctual-attempt: {attempt}\r\npunctual-due-at: {due}\r\n"
         );
         head.extend(own.into_bytes());
+        if let Some(slot) = event.slot {
+            let own = format!(
+                "punctual-slot-at: {}\r\npunctual-slots: {}\r\n",
+                slot.at, slot.slots
+            );
+            head.extend(own.into_bytes());
+        }
         if let Some(body) = self.body(event) {
             if !body.is_empty() {
                 head.extend(&self.content_type);

@@ -62,6 +62,7 @@ fn event(id: i64, payload: &[u8]) -> Event {
         attempts: 0,
         losses: 0,
         deferrals: 0,
+        slot: None,
     }
 }
 

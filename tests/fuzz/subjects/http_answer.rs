@@ -133,6 +133,7 @@ fn event() -> Event {
         attempts: 0,
         losses: 0,
         deferrals: 0,
+        slot: None,
     }
 }
 

@@ -90,6 +90,7 @@ impl Cell<'_> {
         let places: &[Halt] = match self.column.kind {
             // A wave of two, then the first of its events alone.
             Kind::Sql => &[("effect.after", 2), ("effect.before", 1)],
+            Kind::Sweep => &[("effect.after", 1)],
             Kind::Each => &[("fire.after", 2)],
             Kind::Batch | Kind::Http => &[("fire.after", 1)],
         };
@@ -115,7 +116,7 @@ impl Cell<'_> {
         }
         let killed = match self.row.place {
             Place::Commit(commit) if self.through_proxy => self.die_at_commit(commit),
-            _ => self.die_at((point, self.row.nth(self.column)), self.victims),
+            _ => self.die_at((point, self.row.nth_point(self.column)), self.victims),
         };
         self.let_handlers_end();
         let _ = fs::remove_file(self.bench.site.path("term"));
@@ -226,7 +227,7 @@ impl Cell<'_> {
         let numbers: &[usize] = match self.column.kind {
             Kind::Each => &[2, 4],
             Kind::Batch => &[1, 2],
-            Kind::Sql | Kind::Http => &[],
+            Kind::Sql | Kind::Sweep | Kind::Http => &[],
         };
         let halts = numbers.iter().map(|&nth| ("fire.after", nth));
         halts.filter(|&halt| halt != place).collect()
@@ -291,7 +292,7 @@ impl Cell<'_> {
             .collect();
         let passed = |name| passed.get(name).copied().unwrap_or(0);
         match self.column.kind {
-            Kind::Sql => 0,
+            Kind::Sql | Kind::Sweep => 0,
             Kind::Each => passed("fire.unguarded"),
             Kind::Batch => self.column.wave * passed("fire.unguarded"),
             Kind::Http => passed("fire.after"),

@@ -23,7 +23,8 @@ UPDATE_CRASH_MATRIX=1 contrib/test crash::no_crash
 
 Each cell is one play: four events of one type are due, the run is killed at the point, and ticks
 follow until nothing is left to do. Waves have two events (`http` at most once: one); two processes
-run at a time, one batch process, one request. A cell tells the end of the events 1 to 4: the number
+run at a time, one batch process, one request. A sweep takes two passes an event, each a wave: the
+first has the effect, the second finds nothing more to do and records it. A cell tells the end of the events 1 to 4: the number
 is how often the event had its effect, and it is `done` unless marked.
 
 | mark | meaning |
@@ -55,10 +56,10 @@ pub(crate) fn page(tables: &[(Database, Vec<Line>)]) -> String {
     for (database, lines) in tables {
         write!(page, "\n## {}\n\n", database.name()).expect("a String takes all");
         page.push_str(
-            "| point | where | when | `sql`, exactly once | `command`, at least once: run | both \
+            "| point | where | when | `sql`, exactly once | `sql` sweep, exactly once | `command`, at least once: run | both \
              | `command`, at most once: run | both | `command` batch, at least once: run | both \
              | `http`, at least once | `http`, at most once |\n\
-             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         );
         for line in lines {
             let (name, place) = place(line.row.place, *database);

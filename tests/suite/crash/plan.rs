@@ -16,6 +16,8 @@ pub(crate) enum Delivery {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Sql,
+    /// `repeat_until_empty`: an event takes two passes, the first of which has the effect.
+    Sweep,
     Each,
     Batch,
     Http,
@@ -32,7 +34,7 @@ pub(crate) struct Column {
 }
 
 /// Every handler with each delivery that it has.
-pub(crate) const COLUMNS: [Column; 6] = {
+pub(crate) const COLUMNS: [Column; 7] = {
     use Delivery::{AtLeastOnce, AtMostOnce, ExactlyOnce};
     const fn column(name: &'static str, kind: Kind, delivery: Delivery, wave: usize) -> Column {
         Column {
@@ -44,6 +46,7 @@ pub(crate) const COLUMNS: [Column; 6] = {
     }
     [
         column("sql", Kind::Sql, ExactlyOnce, 2),
+        column("sweep", Kind::Sweep, ExactlyOnce, 1),
         column("each", Kind::Each, AtLeastOnce, 2),
         column("each-once", Kind::Each, AtMostOnce, 2),
         column("batch", Kind::Batch, AtLeastOnce, 2),
@@ -53,7 +56,7 @@ pub(crate) const COLUMNS: [Column; 6] = {
     ]
 };
 
-/// The six types, two events a wave. The handlers of commands note what they do and whose pid
+/// The seven types, two events a wave. The handlers of commands note what they do and whose pid
 /// they have; those of events from the number in the file `hang` on then do not end while it is
 /// there. `term`: the first of them ends its run in order.
 pub(crate) fn config(web: &str) -> String {
@@ -65,6 +68,12 @@ batch_size = 2
 [type.sql]
 handler = "sql"
 sql = "INSERT INTO seen (id) VALUES (:id)"
+
+[type.sweep]
+handler = "sql"
+repeat_until_empty = true
+sql = """INSERT INTO seen (id) SELECT id FROM scheduled_events
+    WHERE id = :id AND NOT EXISTS (SELECT 1 FROM seen WHERE id = :id)"""
 
 [type.each]
 handler = "command"
@@ -178,7 +187,7 @@ pub(crate) struct Row {
 /// behind the point where the answer has come.
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    for &(name, _) in POINTS {
+    for &(name, _) in POINTS.iter().filter(|(name, _)| !is_of_schedules(name)) {
         for pass in passes(name) {
             rows.push(Row {
                 place: Place::Point(name),
@@ -199,6 +208,11 @@ pub(crate) fn rows() -> Vec<Row> {
         });
     }
     rows
+}
+
+/// Whether it is passed by a run with schedules only: those are crossed in `recurring`.
+pub(crate) fn is_of_schedules(name: &str) -> bool {
+    name.starts_with("schedules.") || name.starts_with("plan.")
 }
 
 fn scene(name: &str) -> Scene {
@@ -236,9 +250,18 @@ impl Row {
         match self.pass {
             Pass::Before | Pass::After => 1,
             Pass::Wave(k) => k,
-            Pass::Start(k) if column.kind == Kind::Batch => k,
+            Pass::Start(k) if matches!(column.kind, Kind::Batch | Kind::Sweep) => k,
             Pass::Start(k) => 2 * k,
             Pass::End(k) => 2 * k - 1,
+        }
+    }
+
+    /// The number of the pass of [`Row::point`]: of the passes of a sweep every second ends with
+    /// records.
+    pub(crate) fn nth_point(&self, column: &Column) -> usize {
+        match (self.place, column.kind) {
+            (Place::Commit(Commit::Ack), Kind::Sweep) => 2 * self.nth(column),
+            _ => self.nth(column),
         }
     }
 
@@ -248,7 +271,7 @@ impl Row {
             Place::Point(name) => name,
             Place::Commit(Commit::Lease) => "lease.taken",
             Place::Commit(Commit::Claim) => "claim.committed",
-            Place::Commit(Commit::Ack) if column.kind == Kind::Sql => "wave.committed",
+            Place::Commit(Commit::Ack) if column.is_effect() => "wave.committed",
             Place::Commit(Commit::Ack) => "ack.committed",
         }
     }
@@ -271,6 +294,7 @@ impl Row {
                 shape(ended, ended)
             }
             Pass::After => shape(EVENTS, EVENTS),
+            _ if column.kind == Kind::Sweep => self.sweep_shape(column),
             Pass::Wave(k) => match point {
                 "ack.committed" | "wave.committed" => shape(k * wave, k * wave),
                 // Not committed: of the effects of this wave nothing is to be seen either.
@@ -281,7 +305,7 @@ impl Row {
             Pass::Start(k) => {
                 let recorded = (2 * k - 1) / wave * wave;
                 let effects = match (column.kind, point) {
-                    (Kind::Sql, _) => recorded,
+                    (Kind::Sql | Kind::Sweep, _) => recorded,
                     (Kind::Batch, "fire.before") => 2 * k - 2,
                     (_, "fire.before") => 2 * k - 1,
                     _ => 2 * k,
@@ -301,6 +325,23 @@ impl Row {
     }
 }
 
+impl Row {
+    /// Every event takes two passes: the effect comes with the first, its record with the second.
+    fn sweep_shape(&self, column: &Column) -> Shape {
+        let nth = self.nth_point(column);
+        let passes = match self.point(column) {
+            "wave.committed" => nth,
+            // Only the second pass of an event records anything.
+            "ack.history" | "ack.deleted" => 2 * nth - 1,
+            _ => nth - 1,
+        };
+        Shape {
+            effects: passes.div_ceil(2),
+            recorded: passes / 2,
+        }
+    }
+}
+
 /// Whether a watchdog stands at this point of a run that starts processes.
 pub(crate) fn is_guarded(point: &str) -> bool {
     let at = |wanted: &str| POINTS.iter().position(|&(name, _)| name == wanted);
@@ -308,6 +349,11 @@ pub(crate) fn is_guarded(point: &str) -> bool {
 }
 
 impl Column {
+    /// Whether its effects are had within the transaction that records them.
+    fn is_effect(&self) -> bool {
+        matches!(self.kind, Kind::Sql | Kind::Sweep)
+    }
+
     pub(crate) fn starts_processes(&self) -> bool {
         matches!(self.kind, Kind::Each | Kind::Batch)
     }
@@ -315,7 +361,7 @@ impl Column {
 
 fn recovery_shape(point: &str, column: &Column) -> Shape {
     let effects = match column.kind {
-        Kind::Sql => 0,
+        Kind::Sql | Kind::Sweep => 0,
         Kind::Http => 1,
         Kind::Each | Kind::Batch => 2,
     };

@@ -35,6 +35,31 @@ fn an_event_is_posted_as_json_with_its_headers() {
 }
 
 #[test]
+fn a_schedule_s_event_says_which_slot_it_is_and_others_do_not() {
+    let server = Server::start(|_| ok());
+    let mut runner = Runner::of(&http(server.url("/")));
+    let slot = Some(crate::event::Slot {
+        at: UnixSeconds(1_600_000_000),
+        slots: 7,
+    });
+    runner.fire(Event {
+        slot,
+        ..event(1, b"")
+    });
+    runner.fire(event(2, b""));
+    let seen = server.seen();
+    let told = |place: usize| {
+        let seen = &seen[place];
+        (
+            seen.header("punctual-slot-at"),
+            seen.header("punctual-slots"),
+        )
+    };
+    assert_eq!(told(0), (Some("1600000000"), Some("7")));
+    assert_eq!(told(1), (None, None));
+}
+
+#[test]
 fn configured_headers_and_method_win() {
     let server = Server::start(|_| ok());
     let mut http = http(
