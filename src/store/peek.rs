@@ -112,15 +112,14 @@ impl Store {
             Some(_) => None,
             None => Some(self.db.now()?),
         };
+        let (index, time) = (self.due_index(), clock.as_deref().unwrap_or("NULL"));
         let sql = format!(
             "SELECT {LEASE_COLUMNS}, \
-             (SELECT id FROM /*_*/scheduled_events{0} WHERE status = 'running' \
+             (SELECT id FROM /*_*/scheduled_events{index} WHERE status = 'running' \
               ORDER BY due_at, id LIMIT 1), \
-             (SELECT due_at FROM /*_*/scheduled_events{0} WHERE status = 'ready' \
-              ORDER BY due_at, id LIMIT 1), {1} \
-             FROM /*_*/event_lease l WHERE l.name = 'run'",
-            self.due_index(),
-            clock.as_deref().unwrap_or("NULL"),
+             (SELECT due_at FROM /*_*/scheduled_events{index} WHERE status = 'ready' \
+              ORDER BY due_at, id LIMIT 1), {time} \
+             FROM /*_*/event_lease l WHERE l.name = 'run'"
         );
         let sql = self.sql(&sql);
         query_one(&mut *self.db, &sql, &[], |row| Peek {

@@ -224,7 +224,7 @@ const INTO_SQL: &str = "0 CHUNK COUNTED_AT_MOST ENDED_COLUMNS ENDING_COLUMNS EVE
     WAIT_TIMEOUT EVENT_COLUMNS.replace(\"payload\",\"NULL\") ack.id any_of(&selection.types) \
     as_what.as_str() at before bounds(selection) by_id(acks,|ack|or_null(ack.started_at.map(|_|\
     ack.duration_ms))) by_id(acks,|ack|or_null(ack.started_at.map(|at|at.0))) claim.cutoff \
-    claim.until claimant.pid claimant.ttl columns(EVENT_COLUMNS,payload) \
+    claim.until claimant.pid claimant.ttl clock() columns(EVENT_COLUMNS,payload) \
     columns(HISTORY_COLUMNS,payload) condition condition.as_sql() cutoff delete due due_at due_by \
     end ended.history_id epoch event.id filter from gate.epoch guard hint i32::from(proven_dead) \
     id id_list(acks.iter().map(|ack|ack.id.0)) id_list(claim.ids.iter().map(|id|id.0)) \
@@ -233,12 +233,13 @@ const INTO_SQL: &str = "0 CHUNK COUNTED_AT_MOST ENDED_COLUMNS ENDING_COLUMNS EVE
     iferror.is_some(){\"?\"}else{\"NULL\"} index insert keep.before key limit name new newest-rows \
     newest() now old or_null(writer.run_id) outcome own past plus_one(tally==Tally::Attempt) \
     plus_one(tally==Tally::Deferral) plus_one(tally==Tally::Loss) prefix priority \
+    quoted(name)? quoted_name \
     probes.join(\",\") probes.len() range row.id rows run.epoch run_id seconds seen \
     self.before \
     self.delete_events() self.dialect().by_primary_key() self.dialect().byte_length(\"payload\") \
     self.dialect().guarded_status() self.dialect().insert_or_ignore() self.due_index() \
     self.event_index() self.guard(owner) self.turn_index() since start status \
-    store.dialect().by_primary_key() table to unresolved_before until vec![\"?\";count].join(\",\") \
+    store.dialect().by_primary_key() table time to unresolved_before until vec![\"?\";count].join(\",\") \
     whole writer.now";
 
 #[test]
