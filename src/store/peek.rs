@@ -127,16 +127,15 @@ impl Store {
     pub fn peek(&mut self) -> DbResult<Option<Peek>> {
         let on_host = self.db.host_clock();
         let clock = self.db.clock_in_sql().map(|clock| clock.join(", "));
-        let clock = clock.as_deref().unwrap_or("NULL, NULL");
+        let (index, time) = (self.due_index(), clock.as_deref().unwrap_or("NULL, NULL"));
         let sql = format!(
             "SELECT {LEASE_COLUMNS}, \
-             (SELECT id FROM /*_*/scheduled_events{0} WHERE status = 'running' \
+             (SELECT id FROM /*_*/scheduled_events{index} WHERE status = 'running' \
               ORDER BY due_at, id LIMIT 1), \
-             (SELECT due_at FROM /*_*/scheduled_events{0} WHERE status = 'ready' \
+             (SELECT due_at FROM /*_*/scheduled_events{index} WHERE status = 'ready' \
               ORDER BY due_at, id LIMIT 1), \
-             (SELECT slot FROM /*_*/event_next WHERE slot >= 0 ORDER BY slot LIMIT 1), {clock} \
-             FROM /*_*/event_lease l WHERE l.name = 'run'",
-            self.due_index(),
+             (SELECT slot FROM /*_*/event_next WHERE slot >= 0 ORDER BY slot LIMIT 1), {time} \
+             FROM /*_*/event_lease l WHERE l.name = 'run'"
         );
         let sql = self.sql(&sql);
         query_one(&mut *self.db, &sql, &[], |row| {

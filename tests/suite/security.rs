@@ -220,7 +220,7 @@ fn a_type_whose_name_would_add_a_header_sends_nothing() {
 /// indexes that stand in the code, the words of enums, `?`, and pieces made of these. Whoever adds a
 /// name here has looked where it comes from.
 const INTO_SQL: &str = "0 CHUNK COUNTED_AT_MOST ENDED_COLUMNS ENDING_COLUMNS EVENT_COLUMNS \
-    SCHEDULE_COLUMNS clock \
+    SCHEDULE_COLUMNS \
     LEASE_COLUMNS NEW_COLUMNS HISTORY_COLUMNS LOCK_WAIT_TIMEOUT PRIORITIES[level] UnixSeconds::MAX \
     WAIT_TIMEOUT EVENT_COLUMNS.replace(\"payload\",\"NULL\") ack.id any_of(&selection.types) \
     as_what.as_str() at before bounds(selection) by_id(acks,|ack|or_null(ack.started_at.map(|_|\

@@ -34,7 +34,7 @@ pub(crate) fn load() -> String {
 /// Of the temporary directory, where all databases are.
 fn file_system() -> String {
     let directory = std::env::temp_dir().display().to_string();
-    first_line("df", &["--output=fstype,source", &directory])
+    first_line("df", &["--output=fstype", &directory])
 }
 
 fn processor() -> String {
