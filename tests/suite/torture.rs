@@ -405,12 +405,13 @@ impl Torture {
              watchdog), {signals} signals, {server_kills} server kills, {cut_connections} cut \
              connections, {resets} resets, {stalls} stalls, {stops} stops, {clock_moves} clock \
              moves, {deleted_locks} lock files deleted, {full_disks} full disks, {calm} undisturbed. \
-             {} events: {}; {} still live. Begun beyond once, as declared: {}; children that \
+             {} events, {} of them of slots: {}; {} still live. Begun beyond once, as declared: {}; children that \
              outlived a kill: {}. lost 0, doubled 0, early 0",
             self.seed,
             self.began.elapsed().as_secs_f64(),
             self.audit.kills,
             self.audit.known.len(),
+            self.audit.slots,
             self.audit.tell_outcomes(),
             self.audit.live.len(),
             self.audit.beyond_one,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 
-use super::ground::{Ground, KINDS, Kind};
+use super::ground::{EVERY, Ground, KINDS, Kind};
 use super::sight::{Cell, number};
 
 mod evidence;
@@ -96,8 +96,13 @@ pub(super) struct Audit {
     last_effect_run: i64,
     /// Children may be at work after this step.
     excused: bool,
+    /// Slots that became events.
+    pub(super) slots: usize,
     wrong: Vec<String>,
 }
+
+/// More events than are ever added within a transaction.
+const AT_ONCE: i64 = 500;
 
 const OUTCOMES: [&str; 6] = [
     "done",
@@ -109,10 +114,11 @@ const OUTCOMES: [&str; 6] = [
 ];
 
 impl Audit {
-    /// What the site has added goes by the rows that are new. A run that is at work may have dealt
-    /// with some of them already, so history is looked at after them.
+    /// What the site and its schedule have added goes by the rows that are new. A run that is at
+    /// work may have dealt with some of them already, so history is looked at after them; and it
+    /// may be about to commit one with a number below others that are there.
     pub(super) fn learn(&mut self, ground: &mut Ground) {
-        let last = self.last_id;
+        let last = self.last_id - AT_ONCE;
         for query in [
             format!(
                 "SELECT id, type, due_at, expires_at, unique_key FROM scheduled_events \
@@ -219,6 +225,7 @@ impl Audit {
 
         // The tables first, at one instant: whatever they say happened has left its line by then.
         ground.sight.look();
+        self.learn(ground);
         let history = self.new_history(ground);
         let effects = self.new_effects(ground);
         let rows = ground.sight.rows(
@@ -324,6 +331,7 @@ impl Audit {
         let picky = ground
             .sight
             .rows("SELECT event_id, COUNT(*) FROM picky GROUP BY event_id");
+        wrong.extend(self.look_at_slots(ground));
         ground.sight.look_away();
         let mut recorded = HashMap::new();
         for row in &history {
@@ -377,6 +385,44 @@ impl Audit {
                 self.strays, self.kills
             ));
         }
+        wrong
+    }
+
+    /// Every slot of the schedule, from the first that a run saw to its watermark, has become one
+    /// event, whatever became of that.
+    fn look_at_slots(&mut self, ground: &mut Ground) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let made = ground
+            .sight
+            .rows("SELECT slot, slots, made_id FROM event_slots ORDER BY slot");
+        let watermark = ground.sight.rows("SELECT last_slot FROM event_schedules");
+        let watermark = watermark.first().map_or(0, |row| number(&row[0]));
+        let slots: Vec<i64> = made.iter().map(|row| number(&row[0])).collect();
+        let is_missing = |pair: &[i64]| pair[1] - pair[0] != EVERY;
+        if let Some(hole) = slots.windows(2).find(|pair| is_missing(pair)) {
+            wrong.push(format!("slots between {hole:?} have become no events"));
+        }
+        if slots.last().is_some_and(|last| *last != watermark) {
+            wrong.push(format!(
+                "the last slot is {:?}, not {watermark}",
+                slots.last()
+            ));
+        }
+        for row in &made {
+            let (stands_for, id) = (number(&row[1]), number(&row[2]));
+            if stands_for != 1 || !self.known.contains_key(&id) {
+                wrong.push(format!("slot {row:?} is not one event"));
+            }
+        }
+        let doubled = ground.sight.rows(
+            "SELECT slot_at, COUNT(DISTINCT id) FROM (SELECT slot_at, id FROM scheduled_events \
+             UNION ALL SELECT slot_at, event_id FROM event_history) e \
+             WHERE slot_at IS NOT NULL GROUP BY slot_at HAVING COUNT(DISTINCT id) > 1",
+        );
+        if !doubled.is_empty() {
+            wrong.push(format!("slots with more than one event: {doubled:?}"));
+        }
+        self.slots = slots.len();
         wrong
     }
 

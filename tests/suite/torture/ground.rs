@@ -14,6 +14,9 @@ use crate::support::proxy::Proxy;
 use crate::support::site::Site;
 use crate::support::web::{Reply, Web};
 
+/// Seconds from slot to slot of the site's schedule.
+pub(super) const EVERY: i64 = 60;
+
 /// How a type's handler acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Acts {
@@ -363,7 +366,10 @@ fn configuration(url: &str, web: &Web, clock: &str) -> String {
          [type.batch]\nhandler = \"command\"\ncommand = [\"./batch\"]\nmode = \"batch\"\n{retries}\
          [type.web]\nhandler = \"http\"\nurl = \"{web}\"\nconcurrency = 2\n{web_retries}\
          [type.webonce]\nhandler = \"http\"\nurl = \"{once}\"\nconcurrency = 2\n\
-         at_most_once = true\n{web_retries}"
+         at_most_once = true\n{web_retries}\
+         [schedule.beat]\ntype = \"ledger\"\nevery = \"{EVERY}s\"\n\
+         anchor = \"1970-01-01T00:00:00Z\"\npayload = {{ kind = \"calm\" }}\n\
+         missed = \"all\"\nmissed_max = 10000\n"
     )
 }
 
