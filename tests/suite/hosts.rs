@@ -322,7 +322,7 @@ fn a_run_of_another_user_is_not_taken_for_dead() {
     insert(&site, "patient", 1);
     site.open_to_all_users();
     let program = site.path("punctual");
-    std::fs::copy(env!("CARGO_BIN_EXE_punctual"), &program).expect("room on the disk");
+    site.copy_binary("punctual");
     let run_as = |user: &str| {
         let mut command = site.command("setpriv");
         let id = format!("--reuid={user}");

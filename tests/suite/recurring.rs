@@ -63,20 +63,9 @@ fn command_at(site: &Site, instant: i64, words: &[&str]) -> Command {
     command
 }
 
-/// Waits until the server knows that earlier runs are gone: a tick that comes in the instant before
-/// steps aside for the lock that is theirs still.
-#[track_caller]
-fn alone(site: &Site) {
-    if site.mariadb_database().is_some() {
-        let others = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
-                      WHERE DB = DATABASE() AND ID <> CONNECTION_ID()";
-        eventually("nobody else is connected", || site.query_i64(others) == 0);
-    }
-}
-
 #[track_caller]
 fn run_at(site: &Site, instant: i64) -> Value {
-    alone(site);
+    site.alone();
     at(site, instant, &["run", "--json"]).ok().json()
 }
 
@@ -327,7 +316,7 @@ on_both_databases! {
     fn a_run_of_some_types_leaves_the_slots_of_others_to_others(site: &Site) {
         set_up(site, &daily(""));
         run_at(site, seven(0) - HOUR);
-        alone(site);
+        site.alone();
         at(site, seven(0) + HOUR, &["run", "--type", "other"]).ok();
         assert!(site.rows("SELECT slot FROM event_slots").is_empty());
         run_at(site, seven(0) + HOUR);
@@ -372,7 +361,7 @@ on_both_databases! {
                 run_at(site, seven(-1) + HOUR);
                 configure(site, &daily(&format!("{more}\npriority = 1")));
             }
-            alone(site);
+            site.alone();
             let mut killed = command_at(site, seven(day + 2) + HOUR, &["run"]);
             killed.env("PUNCTUAL_FAULT_POINT", point);
             let killed = site.finish(Running::start(killed, b""));
@@ -389,7 +378,7 @@ on_both_databases! {
     fn of_two_runs_that_both_locks_let_in_one_makes_the_event(site: &Site) {
         set_up(site, &daily(""));
         run_at(site, seven(0) - HOUR);
-        alone(site);
+        site.alone();
         let mut first = command_at(site, seven(0) + HOUR, &["run", "--json"]);
         first
             .env("PUNCTUAL_FAULT_LOCKS", "open")
@@ -416,7 +405,7 @@ on_both_databases! {
         set_up(site, "");
         for (word, words) in [("pause", "pause daily"), ("remove", "remove daily")] {
             add_daily(site, seven(0) - HOUR, &[]).ok();
-            alone(site);
+            site.alone();
             let mut run = command_at(site, seven(0) + HOUR, &["run", "--json"]);
             run.env("PUNCTUAL_FAULT_POINT", "plan.read=hold")
                 .env("PUNCTUAL_FAULT_HOLD", site.path(""));
@@ -603,7 +592,7 @@ on_both_databases! {
         add_daily(site, seven(0) - HOUR, &[]).ok();
         run_at(site, seven(0) - HOUR);
         site.sql("UPDATE event_schedules SET rule = '{}' WHERE name = 'daily'");
-        alone(site);
+        site.alone();
         let run = at(site, seven(0) + HOUR, &["run", "--json"]);
         assert_eq!((run.code, &run.json()["done"]), (78, &1.into()), "{run:?}");
         assert!(run.stderr.contains("schedule daily: missing field"), "{run:?}");
@@ -661,7 +650,7 @@ fn a_pause_in_the_middle_of_a_takeover_is_not_lost_and_the_next_run_takes_over()
     configure(&site, &yearly("after"));
     let recording = Recording::default();
     let pause = &["UPDATE event_schedules SET paused_until = 32503680000"];
-    alone(&site);
+    site.alone();
     recording.before_query("event_schedules SET rule", site.sql_later(pause));
     let report = run_recorded(&site, &recording);
     assert_eq!(report.stop, Stop::Drained, "{report:?}");
@@ -677,7 +666,7 @@ fn a_pause_in_the_middle_of_a_takeover_is_not_lost_and_the_next_run_takes_over()
 
 #[track_caller]
 fn run_alone(site: &Site, recording: &Recording) -> Report {
-    alone(site);
+    site.alone();
     run_recorded(site, recording)
 }
 

@@ -476,6 +476,7 @@ on_both_databases! {
                 rows += missing;
                 add_sweep(site);
                 killed_at(site, point, nth);
+                site.alone();
                 let about = format!("killed at {point}, pass {nth}");
                 let passes = if point == "wave.committed" { nth } else { nth - 1 };
                 assert_eq!(left(site), (250 - 100 * passes).max(0), "{about}");

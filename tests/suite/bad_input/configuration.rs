@@ -258,7 +258,7 @@ fn a_configuration_that_may_not_be_read_is_refused() {
     if is_root() {
         // Where the build directory is closed to others, so would be the program.
         program = site.path("punctual");
-        fs::copy(env!("CARGO_BIN_EXE_punctual"), &program).expect("room for a copy");
+        site.copy_binary("punctual");
         set_mode(&site, "punctual", 0o755);
         set_mode(&site, "", 0o755);
     } else {

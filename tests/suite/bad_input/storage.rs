@@ -73,7 +73,7 @@ fn a_sqlite_file_that_may_only_be_read_lets_readers_read() {
     let mode = |name: &str, mode| {
         fs::set_permissions(site.path(name), fs::Permissions::from_mode(mode)).expect("ours");
     };
-    fs::copy(env!("CARGO_BIN_EXE_punctual"), site.path("punctual")).expect("room for a copy");
+    site.copy_binary("punctual");
     for (name, bits) in [
         ("punctual", 0o755),
         ("punctual.toml", 0o444),

@@ -91,6 +91,7 @@ impl Bench {
 
     /// As after `init`, with four events of one type due, and one old row of history.
     pub(crate) fn start_anew(&self, column: &Column) {
+        self.site.alone();
         let deletions = deletions().join("; ");
         let events = (1..=EVENTS).map(|id| format!("({id}, '{}', {id})", column.type_name));
         let events: Vec<String> = events.collect();

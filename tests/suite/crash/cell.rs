@@ -145,8 +145,7 @@ impl Cell<'_> {
         }
         let mut run = self.start(&faults);
         if !self.come_to(&mut run, &halts, Some(place), before) {
-            ended_well(&run.wait());
-            return None;
+            return self.not_passed(&run.wait());
         }
         let family = Family::of(run.pid());
         let is_guarded = is_guarded(place.0) && self.column.starts_processes();
@@ -202,8 +201,7 @@ impl Cell<'_> {
         let ended = run.wait();
         if proxy.sprung() == sprung {
             proxy.disarm();
-            ended_well(&ended);
-            return None;
+            return self.not_passed(&ended);
         }
         assert_eq!(ended.code, KILLED, "{ended:?}");
         let family = found.lock().expect("no panic while it is held").clone();
@@ -211,6 +209,17 @@ impl Cell<'_> {
             is_outlived_by_nobody(&family);
         }
         Some(Killed::now(self.bench, family))
+    }
+
+    /// The run never came to the place, and ended in order.
+    fn not_passed(&self, ended: &Ended) -> Option<Killed> {
+        ended_well(ended);
+        // Only a test that fails shows it.
+        println!(
+            "{:?}, {}: {}",
+            self.row, self.column.type_name, ended.stdout
+        );
+        None
     }
 
     fn start(&self, faults: &[String]) -> Running {

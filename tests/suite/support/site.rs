@@ -14,7 +14,7 @@ use mysql::prelude::Queryable as _;
 use tempfile::TempDir;
 
 use super::mariadb;
-use super::process::{Ended, Running};
+use super::process::{Ended, Running, eventually};
 
 const PREFIX: &str = "punctual-site.";
 
@@ -106,6 +106,19 @@ impl Site {
     #[track_caller]
     pub(crate) fn write_program(&self, name: &str, text: &str) -> &Self {
         self.write_with_mode(name, text, 0o700)
+    }
+
+    /// Copies the binary into the site. Another process does it: what this one writes, a child of another
+    /// test may hold open in the instant before its exec, and no program can be started of a file
+    /// that is open for writing.
+    #[track_caller]
+    pub(crate) fn copy_binary(&self, name: &str) -> &Self {
+        let mut copy = Command::new("cp");
+        let copy = copy
+            .arg(env!("CARGO_BIN_EXE_punctual"))
+            .arg(self.path(name));
+        assert!(copy.status().expect("cp is there").success(), "{name}");
+        self
     }
 
     /// Writes a file of the site that every user may read.
@@ -320,6 +333,17 @@ impl Site {
             for statement in statements {
                 run(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
             }
+        }
+    }
+
+    /// Waits until the server knows that earlier runs are gone: a tick that comes in the instant
+    /// before steps aside for the lock that is theirs still.
+    #[track_caller]
+    pub(crate) fn alone(&self) {
+        if self.mariadb_database().is_some() {
+            let others = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
+                          WHERE DB = DATABASE() AND ID <> CONNECTION_ID()";
+            eventually("nobody else is connected", || self.query_i64(others) == 0);
         }
     }
 
