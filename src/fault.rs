@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `PUNCTUAL_FAULT_POINT=NAME[:N][=ACT],…` | the N-th time (default 1) that the run passes this [`point`] … |
 //! | `PUNCTUAL_FAULT_ACT=kill` or `stop` | … it gets SIGKILL (default) or SIGSTOP, unless ACT says otherwise; |
-//! | `PUNCTUAL_FAULT_HOLD=DIR` | where ACT is `hold`, the run makes `DIR/NAME:N.held`, in which stand the points passed so far with their numbers, and waits there until `DIR/NAME:N.go` exists |
+//! | `PUNCTUAL_FAULT_HOLD=DIR` | where ACT is `hold`, the run makes `DIR/NAME:N.held`, in which stand the points passed so far with their numbers (kept current), and waits there until `DIR/NAME:N.go` exists |
 //! | `PUNCTUAL_FAULT_CLOCK=FILE` | moves the clock that decides what is due by as many seconds as stand in FILE, read anew each time |
 //! | `PUNCTUAL_FAULT_PATIENCE=MILLIS` | a silent MySQL server is given up after that time |
 //! | `PUNCTUAL_FAULT_LOCKS=open` | the file lock and the advisory lock say yes to everybody |
@@ -110,6 +110,12 @@ pub const POINTS: &[(&str, &str)] = &[
 #[inline]
 pub fn point(_name: &'static str) {}
 
+/// Counts among the points how often a thread beside the run came to a place. Nothing can be made to
+/// happen there.
+#[cfg(not(feature = "fault-injection"))]
+#[inline]
+pub fn beside(_name: &'static str) {}
+
 /// By how many seconds the wall clock is moved.
 #[cfg(not(feature = "fault-injection"))]
 #[inline]
@@ -132,7 +138,7 @@ pub fn locks_are_open() -> bool {
 }
 
 #[cfg(feature = "fault-injection")]
-pub use armed::{clock_shift, locks_are_open, patience, point};
+pub use armed::{beside, clock_shift, locks_are_open, patience, point};
 
 #[cfg(feature = "fault-injection")]
 mod armed {
@@ -212,6 +218,14 @@ mod armed {
         }
     }
 
+    /// Counts among the points how often a thread beside the run came to a place. Nothing can be
+    /// made to happen there.
+    pub fn beside(name: &'static str) {
+        if !FAULTS.is_empty() {
+            pass(name);
+        }
+    }
+
     fn pass(name: &'static str) -> u32 {
         let mut passed = PASSED.lock().expect("no panic while it is held");
         let count = passed.entry(name).or_default();
@@ -226,16 +240,26 @@ mod armed {
     fn hold(name: &str, nth: u32) {
         let dir = std::env::var_os("PUNCTUAL_FAULT_HOLD").expect("PUNCTUAL_FAULT_HOLD=DIR");
         let file = |end: &str| Path::new(&dir).join(format!("{name}:{nth}.{end}"));
-        let passed = PASSED.lock().expect("no panic while it is held").clone();
-        let lines = passed
-            .iter()
-            .map(|(name, count)| format!("{name} {count}\n"));
-        // Under its name only once it is whole.
-        std::fs::write(file("part"), lines.collect::<String>()).expect("a directory to write to");
-        std::fs::rename(file("part"), file("held")).expect("a file of ours");
+        let mut told = String::new();
         while !file("go").exists() {
+            let lines = passed();
+            if lines != told {
+                // Under its name only once it is whole.
+                std::fs::write(file("part"), &lines).expect("a directory to write to");
+                std::fs::rename(file("part"), file("held")).expect("a file of ours");
+                told = lines;
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    fn passed() -> String {
+        let passed = PASSED.lock().expect("no panic while it is held");
+        let lines = passed.iter();
+        let lines: Vec<String> = lines
+            .map(|(name, count)| format!("{name} {count}\n"))
+            .collect();
+        lines.concat()
     }
 
     /// By how many seconds the wall clock is moved.

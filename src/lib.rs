@@ -43,8 +43,8 @@
 //!    claims and starts nothing more. Nothing is started either once half the lease's time has
 //!    passed, by the monotonic clock, since the last renewal. It looks before each start; frozen in
 //!    the instant between look and start it makes that one when it thaws, which no look prevents.
-//!    Requests that threads begin by themselves were handed over with the instant by which they
-//!    must begin ([`handler::Handler::start_ahead`]), and the thread looks at that.
+//!    What threads begin by themselves was handed over with the instant by which it must begin
+//!    ([`handler::Handler::start_ahead`]), and the thread looks at that.
 //! 3. **Acks are guarded by the row.** A fenced run may still record what became of its own events:
 //!    each write names the row's status and the epoch that claimed it, counts what it matched, and
 //!    looks again where that differs. Plain SQL is the interface, so rows may vanish at any time:

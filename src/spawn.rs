@@ -1,10 +1,13 @@
 //! Children: the only place that starts processes, and the one loop that waits for them.
 //!
-//! A [`Reactor`] belongs to one thread. Each child leads a process group of its own and has
-//! nothing of the run's open but the ends of its pipes. Whenever a leader ends, whatever is left
-//! of its group is killed before the leader is reaped, so that no number is signalled that might
-//! belong to somebody else. Before the first child the [`Watchdog`] is started: a run that starts
-//! no child never pays for it.
+//! A [`Reactor`] belongs to one thread; those of one run share a [`Guard`]. Each child leads a
+//! process group of its own and has nothing of the run's open but the ends of its pipes. Whenever
+//! a leader ends, whatever is left of its group is killed before the leader is reaped, so that no
+//! number is signalled that might belong to somebody else. Before the first child the watchdog is
+//! started: a run that starts no child never pays for it.
+//!
+//! A thread that starts a child waits until that has become a program of its own. So it takes
+//! several threads to keep several cores busy with starting, and then each has its own reactor.
 //!
 //! Between the start of a child and its registration with the watchdog lies a moment; a child of a
 //! run killed in it is known by the mark in its environment. One that calls `setsid` escapes both
@@ -16,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -24,14 +28,15 @@ use rustix::process::Pid;
 
 use crate::clock::monotonic;
 use crate::fault::point;
-use crate::token::random_hex;
-use crate::watchdog::{MARK, Watchdog};
+use crate::watchdog::MARK;
 
 mod child;
+mod guard;
 mod sleeper;
 mod spec;
 
 pub use child::{Exit, STDERR_KEPT};
+pub use guard::Guard;
 pub use sleeper::{Sleeper, Waker};
 pub use spec::CommandSpec;
 
@@ -86,15 +91,13 @@ impl SpawnError {
     }
 }
 
-/// The run's children, and what it waits for.
+/// The children of one thread, and what it waits for.
 #[derive(Debug)]
 pub struct Reactor {
     sleeper: Sleeper,
-    run_lock: File,
-    watchdog_program: PathBuf,
-    /// What tells this run's children from all other processes.
-    mark: String,
-    watchdog: Option<Watchdog>,
+    guard: Arc<Guard>,
+    /// The others, which share the guard, end before it does.
+    is_first: bool,
     use_pidfd: bool,
     null: Option<File>,
     children: BTreeMap<ChildId, Running>,
@@ -108,12 +111,21 @@ impl Reactor {
     /// closing the file, never by unlocking it. `watchdog` is the program to run as watchdog:
     /// `punctual` itself.
     pub fn new(run_lock: File, watchdog: impl Into<PathBuf>) -> io::Result<Self> {
+        let guard = Guard::new(run_lock, watchdog.into());
+        let mut reactor = Self::guarded_by(Arc::new(guard))?;
+        reactor.is_first = true;
+        Ok(reactor)
+    }
+
+    /// A reactor without children for another thread of the run whose first reactor has this guard.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn guarded_by(guard: Arc<Guard>) -> io::Result<Self> {
         Ok(Self {
             sleeper: Sleeper::new()?,
-            run_lock,
-            watchdog_program: watchdog.into(),
-            mark: random_hex(),
-            watchdog: None,
+            guard,
+            is_first: false,
             use_pidfd: true,
             null: None,
             children: BTreeMap::new(),
@@ -134,19 +146,15 @@ impl Reactor {
         self.sleeper.waker()
     }
 
+    /// What the reactors of this run share.
+    pub fn guard(&self) -> Arc<Guard> {
+        Arc::clone(&self.guard)
+    }
+
     /// Starts the watchdog unless it stands. [`Reactor::spawn`] does so too; a run that calls it
     /// before its first claim claims nothing where no child can be started.
     pub fn arm(&mut self) -> io::Result<()> {
-        if self.watchdog.is_some() {
-            return Ok(());
-        }
-        let mut watchdog = Watchdog::start(&self.watchdog_program, &self.run_lock, &self.mark)?;
-        // After the loss of an earlier watchdog: the new one must know who is there.
-        for child in self.children.values().filter(|child| child.exit.is_none()) {
-            watchdog.register(child.group)?;
-        }
-        self.watchdog = Some(watchdog);
-        Ok(())
+        self.guard.arm()
     }
 
     /// Starts a child in a process group of its own, with `input` on its stdin (the null device
@@ -157,14 +165,19 @@ impl Reactor {
         input: Vec<u8>,
         output: Output,
     ) -> Result<ChildId, SpawnError> {
-        self.arm().map_err(SpawnError::Watchdog)?;
+        let guard = self.guard();
+        let birth = guard.expect().map_err(SpawnError::Watchdog)?;
         let child = self.start(spec, input, output).map_err(SpawnError::Start)?;
         let id = ChildId(self.next_id);
         self.next_id += 1;
         let group = child.group;
         self.children.insert(id, child);
         point("fire.unguarded");
-        self.register(id, group);
+        if let Err(error) = birth.register(group) {
+            // It might live on beside its own re-firing.
+            log::error!("cannot start the watchdog, so a child is killed: {error}");
+            self.stop(id, Duration::ZERO);
+        }
         Ok(id)
     }
 
@@ -189,27 +202,9 @@ impl Reactor {
         };
         let (stderr, stderr_end) = io::pipe()?;
         ioctl_fionbio(&stderr, true)?;
-        spec.set_env(MARK, &self.mark)?;
+        spec.set_env(MARK, self.guard.mark())?;
         let process = spec.start(stdin, stdout_end, stderr_end, null)?;
         Ok(Running::new(process, self.use_pidfd, feed, stdout, stderr))
-    }
-
-    /// Tells the watchdog, a new one if the old one was killed. A child that nobody guards is
-    /// killed: it might live on beside its own re-firing.
-    fn register(&mut self, id: ChildId, group: Pid) {
-        let told = self
-            .watchdog
-            .as_mut()
-            .map(|watchdog| watchdog.register(group));
-        if let Some(Ok(())) = told {
-            return;
-        }
-        log::warn!("the watchdog is gone; starting another");
-        self.watchdog = None;
-        if let Err(error) = self.arm() {
-            log::error!("cannot start the watchdog, so a child is killed: {error}");
-            self.stop(id, Duration::ZERO);
-        }
     }
 
     /// Waits until something happened or until `until`; may return early. What lies ready for
@@ -316,11 +311,7 @@ impl Reactor {
             self.buffer = vec![0; READ_BYTES];
         }
         child.bury(&mut self.buffer);
-        if let Some(watchdog) = &mut self.watchdog
-            && watchdog.unregister(child.group).is_err()
-        {
-            self.watchdog = None; // it was killed; the next child gets a new one
-        }
+        self.guard.unregister(child.group);
         child.reap();
     }
 
@@ -359,11 +350,13 @@ impl Reactor {
 
     /// The process id of the watchdog, if it stands.
     pub fn watchdog_pid(&self) -> Option<u32> {
-        self.watchdog.as_ref().map(Watchdog::pid)
+        self.guard.watchdog_pid()
     }
 
-    /// Kills what still runs, ends the watchdog and waits for it, so that the run lock is free
-    /// once the caller has closed its own. Dropping the reactor does the same.
+    /// Kills what still runs. The first reactor of a run also ends the watchdog and waits for it, so
+    /// that the run lock is free once the caller has closed its own; no other reactor of the run
+    /// starts anything after that, and what one of them has left is killed as well. Dropping the
+    /// reactor does the same.
     pub fn finish(mut self) {
         self.end();
     }
@@ -380,10 +373,8 @@ impl Reactor {
             }
             self.children.retain(|_, child| child.exit.is_none());
         }
-        if let Some(watchdog) = self.watchdog.take()
-            && let Err(error) = watchdog.finish()
-        {
-            log::warn!("cannot wait for the watchdog: {error}");
+        if self.is_first {
+            self.guard.finish();
         }
     }
 }

@@ -108,14 +108,17 @@ impl Watchdog {
         self.process.id()
     }
 
-    /// Ends it and waits, so that the run lock is free when this process is gone.
-    pub fn finish(self) -> io::Result<()> {
-        let Self {
-            mut process,
-            mut pipe,
-        } = self;
+    /// Ends it and waits, so that the run lock is free when this process is gone. There must be no
+    /// child that it was not told of.
+    pub fn finish(mut self) -> io::Result<()> {
         // Where it was killed meanwhile, nobody reads it.
-        let _ = pipe.write_all(&[IN_ORDER, b"\n"].concat());
+        let _ = self.pipe.write_all(&[IN_ORDER, b"\n"].concat());
+        self.abandon()
+    }
+
+    /// The same where there may be such children: it looks for them, as when the run is killed.
+    pub fn abandon(self) -> io::Result<()> {
+        let Self { mut process, pipe } = self;
         drop(pipe);
         process.wait().map(drop)
     }

@@ -12,6 +12,7 @@ use crate::spawn::Reactor;
 
 pub mod command;
 pub mod http;
+mod places;
 pub mod sql;
 
 /// What an attempt came to. A failed attempt is data, never an `Err`.

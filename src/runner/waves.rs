@@ -116,7 +116,7 @@ impl Runner<'_> {
             }
             HandlerConfig::Command(command) => {
                 let env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-                Work::Beside(command::handler(config, command, &env))
+                Work::Beside(command::handler(config, command, &env, &self.reactor))
             }
             HandlerConfig::Http(http) => {
                 let waker = self.reactor.waker();

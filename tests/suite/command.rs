@@ -81,7 +81,7 @@ impl Plan {
             .into_iter()
             .map(|(name, value)| (name.into(), value.into()))
             .collect();
-        let handler = command::handler(&type_config, &config, &run_env);
+        let handler = command::handler(&type_config, &config, &run_env, &kit.reactor);
         Stage { kit, handler }
     }
 
@@ -455,16 +455,81 @@ fn an_interrupted_handler_may_end_well_or_is_interrupted() {
 #[test]
 fn an_interrupted_handler_that_ignores_term_is_killed_after_the_grace() {
     let script = "trap '' TERM; touch ready; while :; do sleep 1; done";
+    for concurrency in [1, 2] {
+        let mut stage = Plan {
+            grace: Duration::from_millis(50),
+            concurrency,
+            ..Plan::each(script)
+        }
+        .stage();
+        stage.start(vec![event(1)]);
+        stage.await_file("ready");
+        stage.handler.interrupt(&mut stage.kit.reactor);
+        let error = "the run was stopped; killed by signal 9 (SIGKILL)".to_owned();
+        assert_eq!(stage.drive()[0].verdict, Verdict::Interrupted { error });
+    }
+}
+
+#[test]
+fn a_handler_among_several_that_never_ends_times_out_and_keeps_no_other_waiting() {
+    let script = "[ $PUNCTUAL_EVENT_ID != 1 ] || exec sleep 600";
     let mut stage = Plan {
-        grace: Duration::from_millis(50),
+        concurrency: 2,
+        timeout: Duration::from_millis(500),
         ..Plan::each(script)
     }
     .stage();
-    stage.start(vec![event(1)]);
-    stage.await_file("ready");
-    stage.handler.interrupt(&mut stage.kit.reactor);
-    let error = "the run was stopped; killed by signal 9 (SIGKILL)".to_owned();
-    assert_eq!(stage.drive()[0].verdict, Verdict::Interrupted { error });
+    stage.start(vec![event(1), event(2)]);
+    let first = stage.step();
+    assert_eq!((first.len(), first[0].id), (1, EventId(2)));
+    stage.start(vec![event(3)]);
+    let others = stage.drive();
+    let ids: Vec<EventId> = others.iter().map(|finished| finished.id).collect();
+    assert_eq!(ids, [EventId(3), EventId(1)]);
+    assert!(
+        matches!(others[1].verdict, Verdict::Lost { .. }),
+        "{others:?}"
+    );
+}
+
+#[test]
+fn what_is_handed_over_ahead_begins_as_others_end_until_one_fails() {
+    let mut stage = Plan {
+        concurrency: 2,
+        ..Plan::each("touch began-$PUNCTUAL_EVENT_ID; [ $PUNCTUAL_EVENT_ID != 6 ]")
+    }
+    .stage();
+    assert_eq!(
+        stage.handler.room_ahead(),
+        0,
+        "nothing is known of its pace"
+    );
+    stage.start(vec![event(1), event(2)]);
+    assert!(stage.drive().iter().all(|it| it.verdict == Verdict::Done));
+    let many = 3..=202;
+    stage
+        .handler
+        .start_ahead(many.clone().map(event).collect(), monotonic() + PATIENCE);
+    let mut ended = Vec::new();
+    let mut back = Vec::new();
+    while back.is_empty() || stage.handler.in_flight() > 0 {
+        ended.extend(stage.step());
+        back.extend(stage.handler.take_back(false));
+    }
+    let failed = ended.iter().filter(|it| it.verdict != Verdict::Done);
+    assert_eq!(failed.map(|it| it.id).collect::<Vec<_>>(), [EventId(6)]);
+    let began = |id: EventId| stage.kit.path(&format!("began-{id}")).exists();
+    assert!(
+        !back.iter().any(|event| began(event.id)),
+        "given back, not begun"
+    );
+    let ids = ended
+        .iter()
+        .map(|it| it.id)
+        .chain(back.iter().map(|it| it.id));
+    let mut ids: Vec<i64> = ids.map(|id| id.0).collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(many), "each exactly once");
 }
 
 #[test]

@@ -145,6 +145,35 @@ fn run_in(site: &Site, state: &str) -> Command {
     command
 }
 
+/// A run with three events to start, that many at once, stopped when it has handed over one.
+fn frozen_behind_its_first_start(site: &Site, concurrency: usize) -> Running {
+    site.config(&format!(
+        "[run]\nlease_ttl = \"6s\"\n[type.note]\nhandler = \"command\"\n\
+         concurrency = {concurrency}\n\
+         command = [\"sh\", \"-c\", \"echo $PUNCTUAL_EVENT_ID >> fired\"]\n"
+    ))
+    .init();
+    insert(site, "note", 3);
+    let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
+    command
+        .args(["run", "--json"])
+        .env("PUNCTUAL_FAULT_POINT", "fire.after:1=stop");
+    let run = Running::start(command, b"");
+    let stat = format!("/proc/{}/stat", run.pid());
+    let is_frozen = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
+    eventually("the run is frozen behind its first start", is_frozen);
+    run
+}
+
+/// How it ends once another has taken its lease.
+fn thawed_beside_its_successor(site: &Site, run: Running) -> Ended {
+    site.sql("UPDATE event_lease SET epoch = epoch + 1, holder = 'somebody'");
+    // A third of its lease: then it looks again.
+    std::thread::sleep(Duration::from_millis(2_100));
+    run.signal(Signal::CONT);
+    site.finish(run)
+}
+
 /// Waits for the file `go` the first time, and is done at once when it is tried again.
 const PATIENT: &str = "[run]\nmax_time = \"30s\"\n\
     [type.patient]\nhandler = \"command\"\ntimeout = \"10m\"\n\
@@ -153,28 +182,19 @@ const PATIENT: &str = "[run]\nmax_time = \"30s\"\n\
 
 on_both_databases! {
     fn a_run_frozen_between_two_starts_makes_no_second_beside_its_successor(site: &Site) {
-        site.config(
-            "[run]\nlease_ttl = \"6s\"\n[type.note]\nhandler = \"command\"\nconcurrency = 3\n\
-             command = [\"sh\", \"-c\", \"echo $PUNCTUAL_EVENT_ID >> fired\"]\n",
-        )
-        .init();
-        insert(site, "note", 3);
-        let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
-        command
-            .args(["run", "--json"])
-            .env("PUNCTUAL_FAULT_POINT", "fire.after:1=stop");
-        let run = Running::start(command, b"");
-        let stat = format!("/proc/{}/stat", run.pid());
-        let is_frozen = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
-        eventually("the run is frozen behind its first start", is_frozen);
+        let run = frozen_behind_its_first_start(site, 1);
         eventually("that one has fired", || fired(site).len() == 1);
-        site.sql("UPDATE event_lease SET epoch = epoch + 1, holder = 'somebody'");
-        // A third of its lease: then it looks again.
-        std::thread::sleep(Duration::from_millis(2_100));
-        run.signal(Signal::CONT);
-        let ended = site.finish(run);
+        let ended = thawed_beside_its_successor(site, run);
         assert_eq!(ended.json()["stop"], "fenced", "{ended:?}");
         assert_eq!(fired(site).len(), 1, "{ended:?}");
+    }
+
+    fn a_run_that_starts_from_threads_makes_no_second_either(site: &Site) {
+        let run = frozen_behind_its_first_start(site, 3);
+        let ended = thawed_beside_its_successor(site, run);
+        assert_eq!(ended.json()["stop"], "fenced", "{ended:?}");
+        // None where it was frozen before the thread of the first had begun.
+        assert!(fired(site).len() <= 1, "{ended:?}");
     }
 
     fn an_ack_that_comes_after_another_run_has_recorded_the_event_says_nothing_false(site: &Site) {

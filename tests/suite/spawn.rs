@@ -338,6 +338,23 @@ fn a_reactor_that_goes_takes_its_children_along() {
 }
 
 #[test]
+fn what_another_thread_has_started_is_dead_once_the_run_lock_is_free() {
+    let kit = Kit::new();
+    let path = kit.path("runlock");
+    let mut other = Reactor::guarded_by(kit.reactor.guard()).unwrap();
+    let id = other
+        .spawn(&mut sh("exec sleep 600"), Vec::new(), Output::Null)
+        .unwrap();
+    let child = other.pid(id).unwrap().as_raw_nonzero().get();
+    let Kit { reactor, dir: _dir } = kit;
+    reactor.finish();
+    await_free(&path);
+    assert!(!is_alive(child));
+    let refused = other.spawn(&mut sh("exit 0"), Vec::new(), Output::Null);
+    assert!(matches!(refused, Err(SpawnError::Watchdog(_))));
+}
+
+#[test]
 fn the_watchdog_knows_no_secret_and_holds_only_what_it_needs() {
     let inherited = inherited();
     let mut kit = Kit::new();

@@ -1,4 +1,4 @@
-//! One process an event.
+//! One process an event, one after the other.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,7 +11,7 @@ use crate::clock::monotonic;
 use crate::config::TypeConfig;
 use crate::event::{Event, EventId};
 use crate::fault::point;
-use crate::handler::{Finished, Handler};
+use crate::handler::{Finished, Handler, Verdict};
 use crate::spawn::{ChildId, CommandSpec, Output, Reactor};
 
 /// `mode = "each"`.
@@ -20,9 +20,8 @@ pub(super) struct Each {
     launcher: Launcher,
     timeout: Duration,
     grace: Duration,
-    concurrency: usize,
-    running: Vec<Attempt>,
-    not_started: Vec<Finished>,
+    running: Option<Attempt>,
+    not_started: Option<Finished>,
 }
 
 #[derive(Debug)]
@@ -40,13 +39,19 @@ impl Each {
             launcher,
             timeout: type_config.timeout,
             grace: type_config.grace,
-            concurrency: type_config.concurrency,
-            running: Vec::new(),
-            not_started: Vec::new(),
+            running: None,
+            not_started: None,
         }
     }
 
-    fn start_one(&mut self, mut event: Event, reactor: &mut Reactor) {
+    /// What an event comes to for which there are not even the means to start anything.
+    pub(super) fn not_now(&self, error: &io::Error) -> Verdict {
+        self.launcher.not_now(&error.to_string())
+    }
+
+    /// Starts the process of one event; there must be room.
+    pub(super) fn begin(&mut self, mut event: Event, reactor: &mut Reactor) {
+        debug_assert_eq!(self.in_flight(), 0, "one after the other");
         let started = monotonic();
         let payload = std::mem::take(&mut event.payload);
         let describe = |spec: &mut CommandSpec| describe(&event, spec);
@@ -56,7 +61,7 @@ impl Each {
         {
             Ok(child) => {
                 let deadline = started.checked_add(self.timeout);
-                self.running.push(Attempt {
+                self.running = Some(Attempt {
                     id: event.id,
                     child,
                     started,
@@ -66,7 +71,7 @@ impl Each {
             }
             Err(verdict) => {
                 let took = monotonic() - started;
-                self.not_started.push(Finished {
+                self.not_started = Some(Finished {
                     id: event.id,
                     started,
                     took,
@@ -79,61 +84,53 @@ impl Each {
 
 impl Handler for Each {
     fn room(&self) -> usize {
-        self.concurrency.saturating_sub(self.running.len())
+        usize::from(self.in_flight() == 0)
     }
 
     fn start(&mut self, events: Vec<Event>, reactor: &mut Reactor) {
         for event in events {
             point("fire.before");
-            self.start_one(event, reactor);
+            self.begin(event, reactor);
             point("fire.after");
         }
     }
 
     fn collect(&mut self, reactor: &mut Reactor, ended: &mut Vec<Finished>) {
-        ended.append(&mut self.not_started);
-        let now = monotonic();
-        self.running.retain_mut(|attempt| {
-            if let Some(exit) = reactor.take_exit(attempt.child) {
-                ended.push(Finished {
-                    id: attempt.id,
-                    started: attempt.started,
-                    took: exit.ended - attempt.started,
-                    verdict: ending::verdict(&exit, attempt.stopped),
-                });
-                return false;
-            }
-            let is_late = attempt.deadline.is_some_and(|deadline| now >= deadline);
-            if is_late && attempt.stopped.is_none() {
-                attempt.stopped = Some(Stopped::TimedOut(self.timeout));
-                reactor.stop(attempt.child, self.grace);
-            }
-            true
-        });
+        ended.extend(self.not_started.take());
+        let Some(attempt) = &mut self.running else {
+            return;
+        };
+        if let Some(exit) = reactor.take_exit(attempt.child) {
+            ended.push(Finished {
+                id: attempt.id,
+                started: attempt.started,
+                took: exit.ended - attempt.started,
+                verdict: ending::verdict(&exit, attempt.stopped),
+            });
+            self.running = None;
+        } else if attempt.stopped.is_none() && attempt.deadline.is_some_and(|at| monotonic() >= at)
+        {
+            attempt.stopped = Some(Stopped::TimedOut(self.timeout));
+            reactor.stop(attempt.child, self.grace);
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        if let Some(finished) = self.not_started.first() {
+        if let Some(finished) = &self.not_started {
             return Some(finished.started);
         }
         // Once stopped, the reactor itself sees to the end.
-        let live = self
-            .running
-            .iter()
-            .filter(|attempt| attempt.stopped.is_none());
-        live.filter_map(|attempt| attempt.deadline).min()
+        let live = self.running.as_ref();
+        live.filter(|attempt| attempt.stopped.is_none())?.deadline
     }
 
     fn in_flight(&self) -> usize {
-        self.running.len() + self.not_started.len()
+        usize::from(self.running.is_some()) + usize::from(self.not_started.is_some())
     }
 
     fn interrupt(&mut self, reactor: &mut Reactor) {
-        for attempt in self
-            .running
-            .iter_mut()
-            .filter(|attempt| attempt.stopped.is_none())
-        {
+        let live = self.running.as_mut();
+        if let Some(attempt) = live.filter(|attempt| attempt.stopped.is_none()) {
             attempt.stopped = Some(Stopped::Interrupted);
             reactor.stop(attempt.child, self.grace);
         }

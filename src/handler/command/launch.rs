@@ -46,6 +46,17 @@ impl Launcher {
         }
     }
 
+    /// The same for another thread.
+    pub(super) fn another(&self) -> Self {
+        Self {
+            type_name: self.type_name.clone(),
+            argv: self.argv.clone(),
+            cwd: self.cwd.clone(),
+            env: self.env.clone(),
+            spec: None,
+        }
+    }
+
     /// The type this starts processes for.
     pub(super) fn type_name(&self) -> &str {
         &self.type_name
@@ -74,10 +85,7 @@ impl Launcher {
                 Ok(id)
             }
             // The spec is dropped: the program may be found elsewhere next time.
-            Err(error) if error.is_temporary() => Err(Verdict::Later {
-                error: self.complaint(&error.to_string()),
-                retry_after: None,
-            }),
+            Err(error) if error.is_temporary() => Err(self.not_now(&error.to_string())),
             Err(SpawnError::Start(error)) => Err(self.not_started(&reason(&error, &spec))),
             Err(error) => Err(self.not_started(&error.to_string())),
         }
@@ -101,6 +109,14 @@ impl Launcher {
     fn not_started(&self, why: &str) -> Verdict {
         Verdict::NotStarted {
             error: self.complaint(why),
+        }
+    }
+
+    /// What becomes of an event for which there are not the means at the moment.
+    pub(super) fn not_now(&self, why: &str) -> Verdict {
+        Verdict::Later {
+            error: self.complaint(why),
+            retry_after: None,
         }
     }
 

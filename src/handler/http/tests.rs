@@ -8,6 +8,8 @@ use super::*;
 use crate::clock::UnixSeconds;
 use crate::config::{HandlerConfig, Secret};
 use crate::event::EventId;
+use crate::handler::places::workers::Workers;
+use crate::handler::places::{AHEAD, GLANCE, MOST_AHEAD};
 
 use self::server::{Reply, Server, answer};
 
@@ -83,8 +85,8 @@ impl Runner {
     }
 
     fn begin(&mut self, event: Event) {
-        self.handler.begin(vec![event], None);
-        eventually(|| self.handler.workers.waiting() == 0);
+        self.handler.places.begin(vec![event], None);
+        eventually(|| self.handler.places.workers.waiting() == 0);
     }
 
     /// Waits as the reactor does: until woken or until the handler's next deadline.
@@ -143,6 +145,15 @@ fn assert_not_started(verdict: &Verdict, part: &str) {
         panic!("{verdict:?} was started")
     };
     assert!(error.contains(part), "{error}");
+}
+
+/// What threads do instead of sending.
+fn instead(fire: impl Fn(&Event) -> Verdict + Send + Sync + 'static) -> Hire {
+    let fire = Arc::new(fire);
+    Arc::new(move || -> Fire {
+        let fire = Arc::clone(&fire);
+        Box::new(move |event| fire(&event))
+    })
 }
 
 fn eventually(mut holds: impl FnMut() -> bool) {

@@ -239,7 +239,11 @@ impl Cell<'_> {
             Kind::Sql | Kind::Sweep | Kind::Http => &[],
         };
         let halts = numbers.iter().map(|&nth| ("fire.after", nth));
-        halts.filter(|&halt| halt != place).collect()
+        // A process is started beside the run, which comes to the second place meanwhile.
+        let beside = |nth| self.column.kind == Kind::Each && place == ("fire.unguarded", nth);
+        halts
+            .filter(|&halt| halt != place && !beside(halt.1))
+            .collect()
     }
 
     /// Waits until the run is held at `place` and all its effects so far have happened; at the
@@ -269,7 +273,7 @@ impl Cell<'_> {
                 return true;
             }
             eventually("what was started ends", || {
-                Family::of(run.pid()).living() == 0
+                Family::of(run.pid()).living() == 0 && self.is_noted(halt)
             });
             left.retain(|&other| other != halt);
             self.go_on(halt);
@@ -294,18 +298,29 @@ impl Cell<'_> {
     /// How many effects beside the run it had started when it came to be held, by the points it had
     /// passed.
     fn effects_by(&self, halt: Halt) -> usize {
-        let text = fs::read_to_string(self.hold_file(halt, "held")).expect("a whole file");
-        let lines = text.lines().filter_map(|line| line.split_once(' '));
-        let passed: BTreeMap<&str, usize> = lines
-            .map(|(name, count)| (name, count.parse().expect("a number")))
-            .collect();
-        let passed = |name| passed.get(name).copied().unwrap_or(0);
+        let passed = self.passed_by(halt);
         match self.column.kind {
             Kind::Sql | Kind::Sweep => 0,
-            Kind::Each => passed("fire.unguarded"),
+            Kind::Each => passed("fire.unguarded").max(passed("fire.after")),
             Kind::Batch => self.column.wave * passed("fire.unguarded"),
             Kind::Http => passed("fire.after"),
         }
+    }
+
+    /// Whether the run would see the end of all that it has started, if it looked.
+    fn is_noted(&self, halt: Halt) -> bool {
+        let passed = self.passed_by(halt);
+        self.column.kind != Kind::Each || passed("attempt.noted") >= passed("fire.after")
+    }
+
+    /// How often it has passed a point so far.
+    fn passed_by(&self, halt: Halt) -> impl Fn(&str) -> usize + use<> {
+        let text = fs::read_to_string(self.hold_file(halt, "held")).expect("a whole file");
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        let passed: BTreeMap<String, usize> = lines
+            .map(|(name, count)| (name.to_owned(), count.parse().expect("a number")))
+            .collect();
+        move |name| passed.get(name).copied().unwrap_or(0)
     }
 
     /// Ticks as cron would make them, until nothing is left to do.

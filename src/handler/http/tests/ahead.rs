@@ -30,7 +30,7 @@ impl Stage {
             verdict.unwrap_or(Verdict::Done)
         };
         let wake = Arc::clone(&runner.handler.wake);
-        runner.handler.workers = Workers::new(1, Arc::new(fire), wake);
+        runner.handler.places.workers = Workers::new(1, instead(fire), wake);
         Stage {
             runner,
             ends,
@@ -106,7 +106,7 @@ fn none_begins_once_its_time_has_passed() {
     assert_eq!(stage.next_begun(), EventId(1));
     stage.start_ahead(2..=3, monotonic());
     stage.ends.send(Verdict::Done).unwrap();
-    eventually(|| stage.runner.handler.workers.first_begun().is_none());
+    eventually(|| stage.runner.handler.places.workers.first_begun().is_none());
     assert!(stage.begun.try_recv().is_err());
     // Nobody wakes the run for it: it looks by itself.
     assert!(stage.runner.handler.next_deadline().unwrap() <= monotonic() + GLANCE);
@@ -149,7 +149,7 @@ fn there_is_room_for_as_many_as_begin_soon_while_all_goes_well() {
             took,
             verdict,
         };
-        stage.runner.handler.learn(&[ended]);
+        stage.runner.handler.places.learn(&[ended]);
         ahead(&stage)
     };
     assert_eq!(tell(AHEAD / 5, Verdict::Done), 1 + 5);
@@ -161,8 +161,8 @@ fn there_is_room_for_as_many_as_begin_soon_while_all_goes_well() {
 #[test]
 fn an_at_most_once_type_takes_nothing_ahead() {
     let mut stage = Stage::with(|config| config.at_most_once = true);
-    stage.runner.handler.pace = Some(Duration::ZERO);
+    stage.runner.handler.places.pace = Some(Duration::ZERO);
     assert_eq!(stage.runner.handler.room_ahead(), 0);
-    stage.runner.handler.at_most_once = false;
+    stage.runner.handler.places.at_most_once = false;
     assert_ne!(stage.runner.handler.room_ahead(), 0);
 }

@@ -74,7 +74,7 @@ fn an_attempt_whose_thread_never_answers_is_lost_in_time() {
     let held = Mutex::new(held);
     let mut runner = Runner::of(&http(nobody()));
     runner.handler.timeout = Duration::ZERO;
-    runner.handler.workers = replaced(&runner, move |_| {
+    runner.handler.places.workers = replaced(&runner, move |_| {
         let _ = held.lock().unwrap().recv(); // its sender is dropped at the end of the test
         Verdict::Done
     });
@@ -98,7 +98,7 @@ fn an_attempt_whose_thread_never_answers_is_lost_in_time() {
 #[test]
 fn a_thread_that_panics_answers_lost_and_is_replaced() {
     let mut runner = Runner::of(&http(nobody()));
-    runner.handler.workers = replaced(&runner, |event| {
+    runner.handler.places.workers = replaced(&runner, |event| {
         if event.id == EventId(1) {
             std::panic::resume_unwind(Box::new("as if"));
         }
@@ -111,9 +111,6 @@ fn a_thread_that_panics_answers_lost_and_is_replaced() {
 /// Threads that do something else than send.
 fn replaced(runner: &Runner, fire: impl Fn(&Event) -> Verdict + Send + Sync + 'static) -> Workers {
     let handler = &runner.handler;
-    Workers::new(
-        handler.concurrency,
-        Arc::new(fire),
-        Arc::clone(&handler.wake),
-    )
+    let wake = Arc::clone(&handler.wake);
+    Workers::new(handler.type_config.concurrency, instead(fire), wake)
 }

@@ -1,4 +1,5 @@
-//! The threads of an [`super::HttpHandler`] and what lies between them and the run.
+//! The threads of [`super::Places`] and what lies between them and the run. They are never joined:
+//! neither the end of the run nor that of the process waits for one.
 //!
 //! A thread that ends an attempt begins the next one that waits, so that the run need not be woken
 //! for each: it is when half of what waited has begun, when nothing waits, or when an attempt ended
@@ -10,21 +11,25 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use super::Wake;
 use crate::clock::monotonic;
 use crate::event::{Event, EventId};
+use crate::fault::beside;
 use crate::handler::{Finished, Verdict};
 
+/// Wakes the run.
+pub(in crate::handler) type Wake = Arc<dyn Fn() + Send + Sync>;
 /// Makes an attempt: blocks until it has ended.
-pub(super) type Fire = Arc<dyn Fn(&Event) -> Verdict + Send + Sync>;
+pub(in crate::handler) type Fire = Box<dyn FnMut(Event) -> Verdict>;
+/// Prepares a thread, on it, to make one attempt after the other.
+pub(in crate::handler) type Hire = Arc<dyn Fn() -> Fire + Send + Sync>;
 
 /// The run is woken for as many ended attempts as this, whatever else waits.
 const MANY: usize = 500;
 
 /// Threads, started when they are first needed and kept for the run. They are never joined.
-pub(super) struct Workers {
+pub(in crate::handler) struct Workers {
     shared: Arc<Shared>,
-    fire: Fire,
+    hire: Hire,
     most: usize,
     next_number: u64,
 }
@@ -69,8 +74,8 @@ struct Begun {
 }
 
 impl Workers {
-    /// At most `most` threads, each of which calls `fire` for one event after the other.
-    pub(super) fn new(most: usize, fire: Fire, wake: Wake) -> Self {
+    /// At most `most` threads, each of which makes attempts as `hire` prepared it to.
+    pub(in crate::handler) fn new(most: usize, hire: Hire, wake: Wake) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             more: Condvar::new(),
@@ -78,7 +83,7 @@ impl Workers {
         });
         Self {
             shared,
-            fire,
+            hire,
             most,
             next_number: 0,
         }
@@ -86,7 +91,7 @@ impl Workers {
 
     /// Lets threads begin these in order, before `begin_by` or not at all. Where no thread can be
     /// started they are given back, with the reason.
-    pub(super) fn hand_over(
+    pub(in crate::handler) fn hand_over(
         &mut self,
         events: Vec<Event>,
         begin_by: Option<Instant>,
@@ -105,7 +110,7 @@ impl Workers {
                 if state.threads > 0 {
                     break; // fewer at a time
                 }
-                let error = format!("cannot start a thread for the request: {error}");
+                let error = format!("cannot start a thread for the attempt: {error}");
                 return Err((state.take_waiting(), error));
             }
             state.threads += 1;
@@ -117,16 +122,16 @@ impl Workers {
     fn hire(&mut self) -> std::io::Result<()> {
         let number = self.next_number;
         self.next_number += 1;
-        let (shared, fire) = (Arc::clone(&self.shared), Arc::clone(&self.fire));
+        let (shared, hire) = (Arc::clone(&self.shared), Arc::clone(&self.hire));
         thread::Builder::new()
-            .name(format!("http-{number}"))
-            .spawn(move || shared.work(number, &fire))?;
+            .name(format!("attempt-{number}"))
+            .spawn(move || shared.work(number, &mut hire()))?;
         Ok(())
     }
 
     /// Appends what has ended since the last call, and takes back what waits where nothing of it
     /// may begin any more.
-    pub(super) fn collect(&self, ended: &mut Vec<Finished>) -> Vec<Event> {
+    pub(in crate::handler) fn collect(&self, ended: &mut Vec<Finished>) -> Vec<Event> {
         let mut state = self.shared.lock();
         ended.append(&mut state.ended);
         state.is_told = false;
@@ -142,8 +147,8 @@ impl Workers {
     }
 
     /// Ends attempts begun at `since` or before without their threads, which end by themselves
-    /// once their request does.
-    pub(super) fn give_up(
+    /// once what they wait for does.
+    pub(in crate::handler) fn give_up(
         &self,
         since: Instant,
         now: Instant,
@@ -164,23 +169,23 @@ impl Workers {
     }
 
     /// Takes back what waits.
-    pub(super) fn take_back(&self) -> Vec<Event> {
+    pub(in crate::handler) fn take_back(&self) -> Vec<Event> {
         self.shared.lock().take_waiting()
     }
 
     /// How many attempts wait to be begun.
-    pub(super) fn waiting(&self) -> usize {
+    pub(in crate::handler) fn waiting(&self) -> usize {
         self.shared.lock().waiting.len()
     }
 
     /// How many attempts wait, are under way, or have ended and are to be collected.
-    pub(super) fn in_flight(&self) -> usize {
+    pub(in crate::handler) fn in_flight(&self) -> usize {
         let state = self.shared.lock();
         state.waiting.len() + state.begun.len() + state.ended.len()
     }
 
     /// When the first of the attempts under way began.
-    pub(super) fn first_begun(&self) -> Option<Instant> {
+    pub(in crate::handler) fn first_begun(&self) -> Option<Instant> {
         self.shared.lock().begun.iter().map(|begun| begun.at).min()
     }
 }
@@ -197,7 +202,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self, number: u64, fire: &Fire) {
+    fn work(&self, number: u64, fire: &mut Fire) {
         let mut state = self.lock();
         loop {
             let event = state.begin(number);
@@ -209,11 +214,12 @@ impl Shared {
             }
             if let Some(event) = event {
                 drop(state);
-                let verdict = self.attempt(number, &event, fire);
+                let verdict = self.attempt(number, event, fire);
                 state = self.lock();
                 if !state.end(number, verdict) {
                     return; // given up
                 }
+                beside("attempt.noted");
             } else if is_over {
                 return;
             } else if !state.may_begin() && !state.is_over {
@@ -227,7 +233,7 @@ impl Shared {
         }
     }
 
-    fn attempt(&self, number: u64, event: &Event, fire: &Fire) -> Verdict {
+    fn attempt(&self, number: u64, event: Event, fire: &mut Fire) -> Verdict {
         let mut report = Report {
             shared: self,
             number,
@@ -303,7 +309,7 @@ impl Drop for Report<'_> {
         if self.is_made {
             return;
         }
-        let error = "a bug: the request's thread panicked".to_owned();
+        let error = "a bug: the attempt's thread panicked".to_owned();
         let mut state = self.shared.lock();
         if state.end(self.number, Verdict::Lost { error }) {
             state.threads -= 1;
