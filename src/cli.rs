@@ -13,6 +13,8 @@ use crate::event::Outcome;
 use crate::schedule::{MOST_MISSED, Missed};
 use crate::when::parse_duration;
 
+pub mod backfill;
+
 /// Everything on the command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -189,8 +191,10 @@ pub enum Command {
     #[command(after_help = "Examples:
   punctual cancel 12 13
   punctual cancel --type reminder --from 2026-12-24 --to 2026-12-26
+  punctual cancel --origin backfill:7
   punctual cancel --all
 
+With --origin backfill:ID alone, the backfill is ended too: what is not written yet will not be.
 Running events are left alone. What was cancelled stays in history.")]
     Cancel(PickArgs),
     /// Put finished events that did not succeed back, due now
@@ -199,8 +203,8 @@ Running events are left alone. What was cancelled stays in history.")]
   punctual retry --type reminder --all
 
 By id: dead, unknown, skipped and cancelled events, and ready ones that wait for their next
-attempt. By --type, --from, --to or --all: dead and unknown ones that nobody resolved. The id, the
-payload and the key stay; the counts start anew.")]
+attempt. By --type, --from, --to, --origin or --all: dead and unknown ones that nobody resolved. The
+id, the payload and the key stay; the counts start anew.")]
     Retry(PickArgs),
     /// Mark dead and unknown events as dealt with
     Resolve(ResolveArgs),
@@ -219,6 +223,8 @@ payload and the key stay; the counts start anew.")]
     Check(CheckArgs),
     /// What happens again and again, and when
     Schedules(SchedulesArgs),
+    /// Create work of the past by hand: a plan first, then the events
+    Backfill(backfill::BackfillArgs),
     /// Remove old history now, instead of bit by bit after each run
     Prune(PruneArgs),
     /// Print completions for a shell
@@ -409,6 +415,9 @@ pub struct ListArgs {
     /// Only what is due at this time or earlier
     #[arg(long, value_name = "TIME")]
     pub to: Option<String>,
+    /// Only what is from there: backfill:ID, schedule:NAME or source:NAME
+    #[arg(long, value_name = "ORIGIN", value_parser = backfill::origin)]
+    pub origin: Option<String>,
     /// At most this many (default: 100 for people, all with --json)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
@@ -431,8 +440,8 @@ pub struct ShowArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct PickArgs {
     /// These events
-    #[arg(value_name = "ID", conflicts_with_all = ["types", "from", "to", "all"])]
-    #[arg(required_unless_present_any = ["types", "from", "to", "all"])]
+    #[arg(value_name = "ID", conflicts_with_all = ["types", "from", "to", "origin", "all"])]
+    #[arg(required_unless_present_any = ["types", "from", "to", "origin", "all"])]
     pub ids: Vec<i64>,
     /// All of this type; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
@@ -443,6 +452,9 @@ pub struct PickArgs {
     /// All that are due at this time or earlier
     #[arg(long, value_name = "TIME")]
     pub to: Option<String>,
+    /// All that are from there: backfill:ID, schedule:NAME or source:NAME
+    #[arg(long, value_name = "ORIGIN", value_parser = backfill::origin)]
+    pub origin: Option<String>,
     /// All; with other filters, all that fit them
     #[arg(long)]
     pub all: bool,

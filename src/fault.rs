@@ -92,6 +92,11 @@ pub const POINTS: &[(&str, &str)] = &[
     ("release.committed", "given back and committed"),
     ("end.waited", "nothing is under way any more"),
     ("end.recorded", "all that ended is recorded"),
+    (
+        "backfill.commit",
+        "a chunk of a backfill is written, not committed",
+    ),
+    ("backfill.committed", "a chunk of a backfill is written"),
     ("prune.chunk", "a chunk of old rows is gone"),
     ("prune.done", "old rows are gone and that is noted"),
     (

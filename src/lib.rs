@@ -20,6 +20,7 @@
 //! | [`event`], [`nearest`] | the tables' words; misspellings |
 //! | [`when`], [`zone`], [`recurrence`] | times as written; what clocks show where; rules |
 //! | [`schedule`] | a rule and its event; what becomes of missed slots. Pure |
+//! | [`backfill`] | what of the past is created by hand, how fast, and the plan for it. Pure |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`token`] | random digits that nobody can guess |
 //! | [`error`] | what changes the exit code, and nothing else |
@@ -53,7 +54,9 @@
 //!    the database. `sql` effects are the exception: effect, history and removal are one
 //!    transaction, and the trace of the wave is committed before it. A sweep is a row of such
 //!    transactions; until the last the event stays ready, marked as begun.
-//!    Slots of schedules likewise: events and watermark are one transaction behind the gate.
+//!    Slots of schedules likewise: events and watermark are one transaction behind the gate. A
+//!    backfill's events and its place are one too, guarded by the place that was seen: it needs no
+//!    lease, for it fires nothing.
 //! 5. **`kill -9` needs no clean-up step.** Whatever a run leaves, the first steps of the next
 //!    recover. A COMMIT without an answer is settled by reading, on a new connection that neither
 //!    claims nor fires.
@@ -78,6 +81,7 @@
 //! `.clippy.toml` bans the calls that would break rule 6, start processes elsewhere, sleep, or exit
 //! without giving locks and connections back.
 
+pub mod backfill;
 pub mod cli;
 pub mod clock;
 pub mod cmd;

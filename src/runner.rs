@@ -33,7 +33,7 @@ mod linger;
 pub mod plan;
 mod recovery;
 mod report;
-mod signals;
+pub mod signals;
 pub mod slots;
 mod sweeps;
 mod waves;

@@ -3,12 +3,13 @@
 
 use serde_json::json;
 
-use super::output::plural;
+use super::output::{self, plural};
 use super::{Context, complain};
+use crate::backfill::ORIGIN;
 use crate::cli::{PickArgs, ResolveArgs};
 use crate::clock::UnixSeconds;
 use crate::db::Access;
-use crate::error::Exit;
+use crate::error::{Exit, Failure};
 use crate::event::{EventId, Outcome};
 use crate::store::desk::{ByHand, ResolvedAs};
 use crate::store::listing::{Live, Place, Selection};
@@ -31,6 +32,7 @@ pub fn cancel(context: &Context, pick: &PickArgs) -> anyhow::Result<u8> {
         return desk.close();
     }
     let selection = selection(context, pick, now)?;
+    end_backfill(&mut desk.store, pick, now)?;
     let mut after = None;
     loop {
         let page = desk
@@ -44,6 +46,28 @@ pub fn cancel(context: &Context, pick: &PickArgs) -> anyhow::Result<u8> {
         let chunk = desk.store.cancel(&ids, now).map_err(Stopped::into_error)?;
         desk.tell(chunk);
     }
+}
+
+/// Ends the backfill of which everything is picked, so that what is not written yet will not be.
+fn end_backfill(store: &mut Store, pick: &PickArgs, now: UnixSeconds) -> anyhow::Result<()> {
+    let of_backfill = pick
+        .origin
+        .as_deref()
+        .and_then(|from| from.strip_prefix(ORIGIN));
+    let Some(number) = of_backfill else {
+        return Ok(());
+    };
+    let id = number.parse().ok();
+    let known = id.map(|id| store.backfill(id)).transpose()?.flatten();
+    let Some(backfill) = known else {
+        let number = output::shorten(number, 20);
+        return Err(Failure::usage(format!("there is no backfill {number}")).into());
+    };
+    if pick.types.is_empty() && pick.from.is_none() && pick.to.is_none() {
+        let ended = store.cancel_backfill(backfill.id, now);
+        ended.map_err(Stopped::into_error)?;
+    }
+    Ok(())
 }
 
 /// `punctual retry`.
@@ -89,6 +113,7 @@ fn selection(context: &Context, pick: &PickArgs, now: UnixSeconds) -> anyhow::Re
         types: pick.types.clone(),
         from: context.optional_time("--from", pick.from.as_ref(), now)?,
         to: context.optional_time("--to", pick.to.as_ref(), now)?,
+        origin: pick.origin.clone(),
     })
 }
 

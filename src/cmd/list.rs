@@ -33,6 +33,7 @@ pub fn main(context: &Context, args: &ListArgs) -> anyhow::Result<u8> {
         types: args.types.clone(),
         from: context.optional_time("--from", args.from.as_ref(), now)?,
         to: context.optional_time("--to", args.to.as_ref(), now)?,
+        origin: args.origin.clone(),
     };
     let limit = args
         .limit

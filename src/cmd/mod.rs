@@ -24,6 +24,7 @@ use crate::zone::Zone;
 use output::Output;
 
 pub mod add;
+pub mod backfill;
 pub mod check;
 pub mod demo;
 pub mod hand;
@@ -108,6 +109,7 @@ fn dispatch(context: &Context, cli: &Cli) -> anyhow::Result<u8> {
         Command::Status => status::main(context),
         Command::Check(args) => check::main(context, args),
         Command::Schedules(args) => schedules::main(context, args),
+        Command::Backfill(args) => backfill::main(context, &cli.global, args),
         Command::Prune(args) => prune::main(context, args),
         Command::Completions { shell } => manual::completions(context, *shell),
         Command::Man => manual::man(context),

@@ -46,11 +46,11 @@ pub fn main(context: &Context, args: &SchedulesArgs) -> anyhow::Result<u8> {
 }
 
 /// A schedule as it stands: stated, and how far it has come.
-struct Known {
+pub(super) struct Known {
     /// Why it cannot be read, where it cannot.
-    stated: Result<Schedule, String>,
+    pub(super) stated: Result<Schedule, String>,
     /// `None`: no run has seen it yet.
-    row: Option<ScheduleRow>,
+    pub(super) row: Option<ScheduleRow>,
 }
 
 impl Known {
@@ -137,7 +137,7 @@ impl Known {
 }
 
 /// All schedules, by name: where both state one, the configuration's counts.
-fn all(context: &Context, store: &mut Store) -> anyhow::Result<BTreeMap<String, Known>> {
+pub(super) fn all(context: &Context, store: &mut Store) -> anyhow::Result<BTreeMap<String, Known>> {
     let rows = store.schedules()?.into_iter();
     let mut known: BTreeMap<String, Known> = rows
         .map(|row| (row.name.clone(), Known::of_row(row)))
@@ -153,7 +153,7 @@ fn all(context: &Context, store: &mut Store) -> anyhow::Result<BTreeMap<String, 
     Ok(known)
 }
 
-fn find(context: &Context, store: &mut Store, name: &str) -> anyhow::Result<Known> {
+pub(super) fn find(context: &Context, store: &mut Store, name: &str) -> anyhow::Result<Known> {
     let row = store.schedule(name)?;
     if let Some(schedule) = context.config.schedules.get(name) {
         let stated = Ok(schedule.clone());

@@ -9,7 +9,7 @@ use crate::spawn::Waker;
 
 /// TERM, INT and HUP; what was asked of them ends with this value.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub struct Signals {
     received: Arc<AtomicUsize>,
     asked: Vec<SigId>,
 }
@@ -22,7 +22,7 @@ impl Signals {
     ];
 
     /// From now on they end nothing by themselves.
-    pub(super) fn listen() -> anyhow::Result<Self> {
+    pub fn listen() -> anyhow::Result<Self> {
         let mut signals = Self {
             received: Arc::new(AtomicUsize::new(0)),
             asked: Vec::new(),
@@ -46,7 +46,7 @@ impl Signals {
     }
 
     /// The last one that came: its number.
-    pub(super) fn received(&self) -> Option<i32> {
+    pub fn received(&self) -> Option<i32> {
         i32::try_from(self.received.load(Ordering::Relaxed))
             .ok()
             .filter(|&number| number != 0)

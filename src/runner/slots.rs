@@ -17,7 +17,7 @@ use crate::schedule::{From, Schedule};
 use crate::store::claim::Gate;
 use crate::store::peek::Peek;
 use crate::store::runs::LogEntry;
-use crate::store::schedules::{NewSlot, ScheduleRow, fingerprint};
+use crate::store::schedules::{NewSlot, ORIGIN, ScheduleRow, fingerprint};
 use crate::store::{Install, Stopped, Store};
 use crate::zone::Zone;
 
@@ -235,7 +235,7 @@ impl Runner<'_> {
 
 /// The watermark of a schedule that a run sees for the first time: cron looks at minutes, so the
 /// one in hand counts, and none before it.
-fn first_seen(now: UnixSeconds) -> UnixSeconds {
+pub fn first_seen(now: UnixSeconds) -> UnixSeconds {
     UnixSeconds(now.0 - now.0.rem_euclid(60) - 1)
 }
 
@@ -356,6 +356,7 @@ impl Planner<'_> {
         }
         let mut let_go = come.let_go;
         let seed = seed(self.install_id, &row.name);
+        let origin = format!("{ORIGIN}{}", row.name);
         for (at, stands_for) in come.slots {
             let slot = NewSlot {
                 schedule: &row.name,
@@ -365,6 +366,7 @@ impl Planner<'_> {
                 type_name: &schedule.type_name,
                 payload: schedule.payload.as_deref(),
                 priority: schedule.priority,
+                origin: &origin,
             };
             if store.make_event(&slot, self.now)?.is_none() {
                 let_go += stands_for;

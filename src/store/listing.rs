@@ -22,6 +22,8 @@ pub struct Selection {
     pub from: Option<UnixSeconds>,
     /// Due at this instant or earlier.
     pub to: Option<UnixSeconds>,
+    /// From there: what stands in `origin`.
+    pub origin: Option<String>,
 }
 
 /// Which live events.
@@ -106,7 +108,7 @@ impl Store {
                     ));
                 };
                 if !by_type {
-                    probe(self.due_index(), &any_of(&selection.types));
+                    probe(self.due_index(), &any_of(selection));
                     params.extend(names(selection));
                     continue;
                 }
@@ -114,9 +116,10 @@ impl Store {
                     for priority in PRIORITIES {
                         probe(
                             self.turn_index(),
-                            &format!("type = ? AND priority = {priority} AND "),
+                            &format!("type = ? AND priority = {priority} AND {}", of(selection)),
                         );
                         params.push(name.as_str().into());
+                        params.extend(selection.origin.as_deref().map(Into::into));
                     }
                 }
             }
@@ -177,7 +180,7 @@ impl Store {
         let sql = format!(
             "SELECT history_id FROM /*_*/event_history{index} WHERE {before}{}{}{} \
              ORDER BY history_id DESC LIMIT {limit}",
-            any_of(&selection.types),
+            any_of(selection),
             condition.as_sql(),
             bounds(selection),
         );
@@ -201,7 +204,7 @@ impl Store {
              WHERE {}outcome = '{outcome}' AND resolved_at IS NULL AND finished_at >= {at} \
              AND (finished_at > {at} OR history_id > {id}) AND {} \
              ORDER BY finished_at, history_id LIMIT {limit}",
-            any_of(&selection.types),
+            any_of(selection),
             bounds(selection),
         );
         let sql = self.sql(&sql);
@@ -385,13 +388,23 @@ fn bounds(selection: &Selection) -> String {
 
 /// What is bound to [`any_of`].
 fn names(selection: &Selection) -> impl Iterator<Item = Value<'_>> {
-    selection.types.iter().map(|name| name.as_str().into())
+    let names = selection.types.iter().chain(&selection.origin);
+    names.map(|name| name.as_str().into())
 }
 
-/// A filter by type, its names to be bound, with an AND behind it.
-fn any_of(types: &[String]) -> String {
-    match types.len() {
+/// A filter by type and origin, their names to be bound, with an AND behind it.
+fn any_of(selection: &Selection) -> String {
+    let types = match selection.types.len() {
         0 => String::new(),
         count => format!("type IN ({}) AND ", vec!["?"; count].join(", ")),
+    };
+    types + of(selection)
+}
+
+/// A filter by origin, with an AND behind it.
+fn of(selection: &Selection) -> &'static str {
+    match selection.origin {
+        Some(_) => "origin = ? AND ",
+        None => "",
     }
 }

@@ -17,6 +17,7 @@ use crate::fault;
 
 use lease::LeaseRow;
 
+pub mod backfill;
 pub mod claim;
 pub mod desk;
 pub mod effect;

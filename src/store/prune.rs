@@ -69,10 +69,13 @@ impl Store {
         if removed > 0 {
             return Ok(removed);
         }
-        // An event that still waits is to be told how many slots it stands for.
+        // An event that still waits is to be told how many slots it stands for; and a slot that was
+        // made late, by a backfill, is known to be made for as long as its event is.
         let slots = format!(
             "slot < {old} AND NOT EXISTS \
-             (SELECT 1 FROM /*_*/scheduled_events WHERE id = made_id)"
+             (SELECT 1 FROM /*_*/scheduled_events WHERE id = made_id) \
+             AND NOT EXISTS (SELECT 1 FROM /*_*/event_history{} WHERE event_id = made_id)",
+            self.event_index(),
         );
         let removed = self.remove("event_slots", "slot_id", &slots)?;
         if removed > 0 {

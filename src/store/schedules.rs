@@ -63,6 +63,8 @@ pub struct NewSlot<'a> {
     pub payload: Option<&'a str>,
     /// Its priority.
     pub priority: i8,
+    /// Where it is from.
+    pub origin: &'a str,
 }
 
 const SCHEDULE_COLUMNS: &str = "s.name, s.rule, s.last_slot, s.paused_until, n.slot";
@@ -161,7 +163,7 @@ impl Store {
             slot.type_name.into(),
             slot.due_at.into(),
             slot.payload.into(),
-            format!("{ORIGIN}{}", slot.schedule).into(),
+            slot.origin.into(),
             slot.at.into(),
             i64::from(slot.priority).into(),
             now.into(),

@@ -35,7 +35,7 @@ const NOTE: &str = "[type.note]\nhandler = \"command\"\n\
 
 /// Asserts this exit code, nothing on stdout, and one line on stderr that holds these words.
 #[track_caller]
-fn refused(ended: &Ended, code: i32, words: &[&str]) {
+pub(crate) fn refused(ended: &Ended, code: i32, words: &[&str]) {
     // Shown by `--nocapture`: the messages of a whole section, to be read by a person.
     println!("{} {}", ended.code, ended.stderr.trim_end());
     assert_eq!((ended.code, ended.stdout.as_str()), (code, ""), "{ended:?}");
@@ -68,11 +68,12 @@ impl Contents {
     }
 }
 
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "scheduled_events",
     "event_schedules",
     "event_next",
     "event_slots",
+    "event_backfills",
     "event_history",
     "event_log",
     "event_runs",
@@ -98,7 +99,7 @@ fn files(site: &Site) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// Asserts that `command` changes nothing of the site.
 #[track_caller]
-fn unchanged(site: &Site, command: impl FnOnce() -> Ended) -> Ended {
+pub(crate) fn unchanged(site: &Site, command: impl FnOnce() -> Ended) -> Ended {
     let before = Contents::of(site);
     let ended = command();
     assert_eq!(

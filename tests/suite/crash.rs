@@ -20,7 +20,7 @@ use crate::support::mariadb::Server;
 use bench::{Bench, Database};
 use cell::{Played, Victims, play};
 use page::Line;
-use plan::{COLUMNS, Column, Place, Row, is_of_schedules, rows};
+use plan::{COLUMNS, Column, Place, Row, is_of_others, rows};
 
 /// How often a cell is played anew because the machine stood still in between.
 const PATIENCE: usize = 10;
@@ -139,7 +139,7 @@ fn play_on(
 
 fn every_point_is_passed(rows: &[Row], seen: &Seen) {
     for (index, database) in Database::ALL.into_iter().enumerate() {
-        for (name, _) in POINTS.iter().filter(|(name, _)| !is_of_schedules(name)) {
+        for (name, _) in POINTS.iter().filter(|(name, _)| !is_of_others(name)) {
             let is_passed = seen.iter().any(|(&(of, row, _), cells)| {
                 of == index && rows[row].place == Place::Point(name) && cells[0] != "–"
             });

@@ -110,6 +110,7 @@ fn sql_never_asks_for_the_time_but_in_the_one_place() {
 #[test]
 fn leaves_use_nothing_of_ours_but_leaves() {
     let leaves = [
+        "backfill.rs",
         "clock.rs",
         "event.rs",
         "fair.rs",

@@ -11,6 +11,7 @@
 #[macro_use]
 mod support;
 
+mod backfill;
 mod bad_input;
 mod changes;
 mod command;

@@ -142,6 +142,37 @@ fn the_example_of_lingering_prints_what_it_says() {
     assert_eq!(shell(&site, &script), printed);
 }
 
+#[test]
+fn the_example_of_a_backfill_prints_what_it_says_and_applies() {
+    let digest = blocks("toml")
+        .into_iter()
+        .find(|text| text.contains("[schedule.digest]"));
+    let site = Site::sqlite();
+    site.config(&digest.expect("the schedule")).init();
+    let (script, printed) = example("## Backfill");
+    let said = shell(&site, &script);
+    let (_, plan) = said.split_once("--plan ").expect("a plan");
+    let plan = plan.split_whitespace().next().expect("a plan").to_owned();
+    // But for when it is called, and so for the plan.
+    let settled = |text: &str| {
+        let lines = text.lines().map(|line| {
+            let ends = ["; applied now", " of those before"];
+            let end = ends.iter().find_map(|end| line.find(end));
+            line[..end.unwrap_or(line.len())].replace(&plan, "PLAN")
+        });
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(settled(&said), settled(&printed));
+    let text = readme();
+    let (_, chapter) = text.split_once("\n## Backfill\n").expect("the chapter");
+    let script = chapter.split("```sh\n").nth(2).expect("a second script");
+    let script = script.split("```").next().expect("its end");
+    let said = shell(&site, &script.replace("PLAN", &plan));
+    assert!(said.starts_with("backfill 1 is written"), "{said}");
+    assert!(said.contains("written     4 of 4"), "{said}");
+    assert!(said.ends_with("cancelled 4 events\n"), "{said}");
+}
+
 /// What a chapter's first shell block says, and what the text block behind it says it prints.
 fn example(chapter: &str) -> (String, String) {
     let text = readme();

@@ -14,7 +14,7 @@ use crate::support::recorder::Recording;
 use crate::support::site::Site;
 
 /// 2027-03-01 00:00 UTC, a Monday.
-const MONDAY: i64 = 1_803_859_200;
+pub(crate) const MONDAY: i64 = 1_803_859_200;
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
@@ -49,12 +49,12 @@ fn set_up(site: &Site, schedules: &str) {
 
 /// Runs the binary at `instant`, and for as long after it as that takes.
 #[track_caller]
-fn at(site: &Site, instant: i64, words: &[&str]) -> Ended {
+pub(crate) fn at(site: &Site, instant: i64, words: &[&str]) -> Ended {
     site.finish(Running::start(command_at(site, instant, words), b""))
 }
 
 #[track_caller]
-fn command_at(site: &Site, instant: i64, words: &[&str]) -> Command {
+pub(crate) fn command_at(site: &Site, instant: i64, words: &[&str]) -> Command {
     site.write("clock", &(instant - Clock::system().now().0).to_string());
     let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
     command
@@ -64,7 +64,7 @@ fn command_at(site: &Site, instant: i64, words: &[&str]) -> Command {
 }
 
 #[track_caller]
-fn run_at(site: &Site, instant: i64) -> Value {
+pub(crate) fn run_at(site: &Site, instant: i64) -> Value {
     site.alone();
     at(site, instant, &["run", "--json"]).ok().json()
 }
@@ -452,7 +452,7 @@ on_both_databases! {
         assert_eq!(refused.code, 78, "{refused:?}");
         assert!(refused.stderr.contains("run `punctual init`"), "{refused:?}");
         let init = site.punctual(["init", "--json"]).ok().json();
-        assert_eq!((&init["schema_before"], &init["schema"]), (&1.into(), &2.into()));
+        assert_eq!((&init["schema_before"], &init["schema"]), (&1.into(), &3.into()));
         configure(site, &daily(""));
         run_at(site, seven(0) - HOUR);
         run_at(site, seven(0) + HOUR);

@@ -9,8 +9,9 @@ use crate::support::mariadb::Server;
 use crate::support::site::Site;
 
 const NOTE: &str = "[type.note]\nhandler = \"command\"\ncommand = [\"true\"]\n";
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "event_aside",
+    "event_backfills",
     "event_history",
     "event_lease",
     "event_log",

@@ -187,7 +187,7 @@ pub(crate) struct Row {
 /// behind the point where the answer has come.
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    for &(name, _) in POINTS.iter().filter(|(name, _)| !is_of_schedules(name)) {
+    for &(name, _) in POINTS.iter().filter(|(name, _)| !is_of_others(name)) {
         for pass in passes(name) {
             rows.push(Row {
                 place: Place::Point(name),
@@ -211,8 +211,9 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 /// Whether it is passed by a run with schedules only: those are crossed in `recurring`.
-pub(crate) fn is_of_schedules(name: &str) -> bool {
-    name.starts_with("schedules.") || name.starts_with("plan.")
+pub(crate) fn is_of_others(name: &str) -> bool {
+    let others = ["schedules.", "plan.", "backfill."];
+    others.iter().any(|other| name.starts_with(other))
 }
 
 fn scene(name: &str) -> Scene {
