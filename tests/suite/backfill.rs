@@ -11,6 +11,8 @@ use crate::recurring::{MONDAY, at, command_at, run_at};
 use crate::support::process::{Ended, Running, eventually};
 use crate::support::site::Site;
 
+mod kills;
+
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 

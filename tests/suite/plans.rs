@@ -8,10 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use mysql::prelude::Queryable as _;
-use punctual::clock::Clock;
+use punctual::clock::{Clock, UnixSeconds};
 use punctual::config::{self, Config, Env, Sources};
 use punctual::db::{Access, Value};
+use punctual::event::Outcome;
 use punctual::runner::{self, Options, Report, Stop, World};
+use punctual::store::Store;
+use punctual::store::backfill::Endings;
+use punctual::store::prune::Retention;
 
 use crate::support::mariadb::Server;
 use crate::support::recorder::{Recorded, Recording};
@@ -59,8 +63,15 @@ command = ["true"]
 rate = 1000
 "#;
 
-/// Tables in which nothing is ever searched: a row for the lease, a few for types and facts.
-const TINY: [&str; 4] = ["event_lease", "event_types", "punctual_meta", "effects"];
+/// Tables in which nothing is ever searched: a row for the lease, a few for types and facts, one a
+/// backfill.
+const TINY: [&str; 5] = [
+    "event_lease",
+    "event_types",
+    "punctual_meta",
+    "event_backfills",
+    "effects",
+];
 
 on_both_databases! {
     fn every_statement_takes_its_index_in_a_table_of_3_rows(site: &Site) {
@@ -78,6 +89,81 @@ on_both_databases! {
     fn every_statement_takes_its_index_in_tables_of_100000_rows(site: &Site) {
         every_statement_takes_its_index(site, 100_000, 100_000);
     }
+}
+
+on_both_databases! {
+    fn every_statement_of_a_backfill_takes_its_index_beside_3_rows(site: &Site) {
+        every_statement_of_a_backfill_takes_its_index(site, 3);
+    }
+
+    fn every_statement_of_a_backfill_takes_its_index_beside_100000_rows(site: &Site) {
+        every_statement_of_a_backfill_takes_its_index(site, 100_000);
+    }
+}
+
+/// All but those that read how a backfill stands, which look at every live event.
+fn every_statement_of_a_backfill_takes_its_index(site: &Site, rows: i64) {
+    fill(site, rows, rows);
+    let made = "'hourly', 3600 * n, 1, 1000000 + n";
+    site.sql(&format!(
+        "INSERT INTO event_slots (schedule, slot, slots, made_id) {}",
+        series(rows, made)
+    ));
+    site.sql(
+        "UPDATE event_history SET resolved_at = 2000000500, resolved_as = 'done' \
+         WHERE history_id % 6 = 0",
+    );
+    let recording = Recording::default();
+    let config = loaded(site);
+    let database = config.database.as_ref().expect("a database");
+    let db = punctual::db::connect(database, Access::Write, Clock::system()).expect("ours");
+    let mut store = Store::new(recording.of(db), "");
+    let which = |outcome| Endings {
+        outcome,
+        window: (UnixSeconds(2_000_000_000), UnixSeconds(2_000_000_400)),
+        bound: rows - 1,
+    };
+    let mut endings = Vec::new();
+    for outcome in [Outcome::Dead, Outcome::Done] {
+        let first = store.open_endings(which(outcome), (UnixSeconds(0), 0), 2);
+        let first = first.expect("endings");
+        let last = first.last().expect("one at least");
+        let place = (last.finished_at, last.history_id);
+        endings.extend(
+            store
+                .open_endings(which(outcome), place, 300)
+                .expect("more"),
+        );
+        endings.extend(first);
+        let closed = store.closed_endings(which(outcome), (2_000_000_000, -1, 0), 100);
+        closed.expect("endings");
+    }
+    let ids: Vec<i64> = endings.iter().map(|ending| ending.history_id).collect();
+    let mut slots = store
+        .slots_made("hourly", UnixSeconds(3600), UnixSeconds(9 * 3600))
+        .expect("slots");
+    assert!(slots.pop().is_some());
+    let (open, _) = store.still_open(&ids, 1 << 20).expect("rows");
+    assert!(!open.is_empty());
+    let made = store.transaction(|store| {
+        store.make_again(
+            &open,
+            7,
+            &|number| UnixSeconds(5 + number.cast_signed()),
+            UnixSeconds(9),
+        )
+    });
+    made.expect("made");
+    let mut keep = Retention::of(&config.run, UnixSeconds(1_000_000_000));
+    keep.failed_before = UnixSeconds(0);
+    store.prune_chunk(keep).expect("pruned");
+    let mut complaints = Vec::new();
+    for statement in recording.statements() {
+        if let Some(complaint) = explained(site, &statement) {
+            complaints.push(format!("{}\n    {complaint}", statement.sql));
+        }
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
 #[test]

@@ -219,10 +219,10 @@ fn a_type_whose_name_would_add_a_header_sends_nothing() {
 /// What may be written into the text of a statement: numbers of ours, names of tables, columns and
 /// indexes that stand in the code, the words of enums, `?`, and pieces made of these. Whoever adds a
 /// name here has looked where it comes from.
-const INTO_SQL: &str = "0 CHUNK COUNTED_AT_MOST ENDED_COLUMNS ENDING_COLUMNS EVENT_COLUMNS \
+const INTO_SQL: &str = "0 CHUNK COLUMNS COUNTED_AT_MOST ENDED_COLUMNS OPEN_COLUMNS PRIORITY ENDING_COLUMNS EVENT_COLUMNS \
     SCHEDULE_COLUMNS \
     LEASE_COLUMNS NEW_COLUMNS HISTORY_COLUMNS LOCK_WAIT_TIMEOUT PRIORITIES[level] UnixSeconds::MAX \
-    WAIT_TIMEOUT EVENT_COLUMNS.replace(\"payload\",\"NULL\") ack.id any_of(&selection.types) \
+    WAIT_TIMEOUT EVENT_COLUMNS.replace(\"payload\",\"NULL\") ack.id any_of(selection) of(selection) \
     as_what.as_str() at before bounds(selection) by_id(acks,|ack|or_null(ack.started_at.map(|_|\
     ack.duration_ms))) by_id(acks,|ack|or_null(ack.started_at.map(|at|at.0))) claim.cutoff \
     claim.until claimant.pid claimant.ttl clock() columns(EVENT_COLUMNS,payload) \
@@ -241,7 +241,9 @@ const INTO_SQL: &str = "0 CHUNK COUNTED_AT_MOST ENDED_COLUMNS ENDING_COLUMNS EVE
     self.dialect().guarded_status() self.dialect().insert_or_ignore() self.due_index() \
     self.event_index() self.guard(owner) self.turn_index() since start status \
     store.dialect().by_primary_key() table time to unresolved_before until vec![\"?\";count].join(\",\") \
-    whole writer.now";
+    whole writer.now which.outcome which.bound limit-found.len() resolved finished all list columns \
+    values self.hidden() self.hint(\"FORCEINDEX(/*_*/event_history_outcome)\") \
+    self.dialect().byte_length(\"h.payload\")";
 
 #[test]
 fn no_data_is_written_into_the_text_of_a_statement() {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 mod audit;
-mod dice;
+pub(crate) mod dice;
 mod ground;
 mod mishaps;
 mod sight;

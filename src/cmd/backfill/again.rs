@@ -167,7 +167,7 @@ impl Feed for Again {
             stream.after = place.unwrap_or((UnixSeconds(self.window.0.0 - 1), 0));
         }
         self.keys.clear();
-        if let Some(backfill) = behind {
+        if let Some(backfill) = behind.filter(|backfill| backfill.written > 0) {
             let keys = store.backfill_keys(backfill)?;
             let digests = keys.iter().map(|(of, key)| digest_of_key(of, key));
             self.keys.extend(digests);

@@ -155,6 +155,7 @@ pub(super) fn print(
     }
     if has_events {
         let line = "nothing is written yet; this does it, and goes on where it was interrupted:";
+        let command = output::escape(&command);
         context.out.line(format!("{line}\n  {command}"))?;
     } else {
         context.out.line("there is nothing to make")?;
