@@ -218,7 +218,10 @@ impl Plan {
             .zip(&parts)
             .position(|(own, part)| own != Some(part.as_str()))?;
         Some(match wrong {
-            0 => "it was made for other names, types, outcomes, errors or times",
+            0 => {
+                "it was made for other names, types, outcomes, errors or times than these (it came with \
+                 the whole command)"
+            }
             1 => "it was made for another --rate or --limit",
             2 => {
                 "since it was made a schedule has changed, or a backfill of the same was cancelled"

@@ -1,16 +1,17 @@
 //! Backfills: a plan writes nothing, what is applied is what was planned, nothing is made twice
 //! whoever is killed or at work beside it, and today's events go first.
 
-use std::collections::BTreeMap;
-
 use punctual::clock::Clock;
 use serde_json::Value;
+
+use again::{ended, left_out};
 
 use crate::bad_input::{refused, unchanged};
 use crate::recurring::{MONDAY, at, command_at, run_at};
 use crate::support::process::{Ended, Running, eventually};
 use crate::support::site::Site;
 
+mod again;
 mod kills;
 
 const HOUR: i64 = 3600;
@@ -82,36 +83,16 @@ fn numbers(site: &Site, query: &str) -> Vec<i64> {
         .collect()
 }
 
-/// An ending in history, half past midnight of a day after the Monday and some seconds.
-fn ended(site: &Site, id: i64, outcome: &str, seconds: i64, key: &str, error: &str) {
-    let finished = half_past(0) + seconds;
-    let key = if key.is_empty() {
-        "NULL".to_owned()
-    } else {
-        format!("'{key}'")
-    };
-    site.sql(&format!(
-        "INSERT INTO event_history (event_id, type, due_at, payload, unique_key, priority, attempts, \
-         losses, deferrals, outcome, finished_at, error) VALUES ({id}, 'note', 5, 'p{id}', {key}, 0, \
-         1, 0, 0, '{outcome}', {finished}, '{error}')"
-    ));
-}
-
-const AGAIN: [&str; 6] = [
+const AGAIN: [&str; 8] = [
     "backfill",
     "again",
     "--from",
     "@1803859200",
+    "--to",
+    "@1803947000",
     "--rate",
     "1/s",
 ];
-
-fn left_out(plan: &Value) -> BTreeMap<String, i64> {
-    let reasons = plan["left_out"].as_object().expect("an object").iter();
-    reasons
-        .map(|(why, rows)| (why.clone(), rows.as_i64().expect("a number")))
-        .collect()
-}
 
 on_both_databases! {
     fn a_plan_says_what_would_be_made_and_writes_nothing(site: &Site) {
@@ -163,7 +144,10 @@ on_both_databases! {
         assert_eq!(site.query_i64("SELECT COUNT(DISTINCT slot) FROM seen WHERE slots = 1"), THOSE);
         assert_eq!(site.query_i64("SELECT COUNT(*) FROM seen"), THOSE);
         let shown = at(site, now, &["backfill", "show", "1", "--json"]).ok().json();
-        assert_eq!((&shown["ended"]["done"], &shown["live"]), (&THOSE.into(), &serde_json::json!({})));
+        assert_eq!((&shown["ended"]["done"], shown["live"].as_object().map(serde_json::Map::len)),
+            (&THOSE.into(), Some(0)));
+        let listed = at(site, now, &["backfill", "list"]).ok().stdout;
+        assert!(listed.contains("1   slots  written  480      480      10/s"), "{listed}");
     }
 
     fn a_slot_that_became_an_event_is_never_made_again(site: &Site) {
@@ -209,84 +193,6 @@ on_both_databases! {
         assert!(plan["notes"][0].as_str().is_some_and(|note| note.contains("the next run's")));
         run_at(site, half_past(2));
         assert_eq!(plan_at(site, half_past(2), &words)["events"], 49);
-    }
-
-    fn dead_and_unknown_events_come_back_and_others_only_by_name(site: &Site) {
-        set_up(site, "");
-        let outcomes = ["dead", "unknown", "skipped", "cancelled", "withdrawn", "done", "dead"];
-        for (id, outcome) in (1..).zip(outcomes) {
-            ended(site, 10 * id, outcome, 10 - id, "", "why");
-        }
-        site.sql("UPDATE event_history SET resolved_at = 1803859300, resolved_as = 'dead' \
-                  WHERE event_id = 70");
-        let now = half_past(1);
-        let plan = plan_at(site, now, &AGAIN);
-        assert_eq!(plan["events"], 2);
-        assert_eq!(left_out(&plan), BTreeMap::from([("resolved as dead".to_owned(), 1)]));
-        applied(site, now, &AGAIN).ok();
-        let live = "SELECT id, payload, origin, priority, attempts, last_error FROM scheduled_events \
-                    ORDER BY due_at";
-        // The one that finished first comes first.
-        assert_eq!(site.rows(live), [
-            ["20", "p20", "backfill:1", "2", "0", "why"],
-            ["10", "p10", "backfill:1", "2", "0", "why"],
-        ]);
-        let marked = "SELECT event_id FROM event_history WHERE resolved_as = 'retried' ORDER BY 1";
-        assert_eq!(numbers(site, marked), [10, 20]);
-        let trail = at(site, now, &["why", "10"]).ok().stdout;
-        assert!(trail.contains("made again by backfill:1"), "{trail}");
-        let plan = plan_at(site, now, &AGAIN);
-        assert_eq!((&plan["events"], left_out(&plan)["run again before"]), (&0.into(), 2));
-        site.sql("DELETE FROM scheduled_events");
-        let named = |outcomes: &[&'static str]| {
-            let named = outcomes.iter().flat_map(|outcome| ["--outcome", outcome]);
-            AGAIN.into_iter().chain(named).collect::<Vec<_>>()
-        };
-        applied(site, now, &named(&["skipped", "cancelled"])).ok();
-        assert_eq!(numbers(site, "SELECT id FROM scheduled_events ORDER BY id"), [30, 40]);
-        // What was done stays done; what is made of it is another event.
-        site.sql("DELETE FROM scheduled_events");
-        applied(site, now, &named(&["done", "withdrawn"])).ok();
-        let payloads = site.rows("SELECT payload, id IN (50, 60) FROM scheduled_events ORDER BY due_at");
-        assert_eq!(payloads, [["p60", "0"], ["p50", "0"]]);
-        assert_eq!(plan_at(site, now, &named(&["done"]))["events"], 0);
-    }
-
-    fn errors_are_picked_by_a_part_of_them_alike_on_both_databases(site: &Site) {
-        set_up(site, "");
-        for (id, error) in (1..).zip(["HTTP 503 from a", "http 503 from a", "HTTP 500", "100%", ""]) {
-            ended(site, id, "dead", id, "", error);
-        }
-        let now = half_past(1);
-        for (pattern, events) in [
-            ("HTTP", 2), ("http", 1), ("HTTP*from", 1), ("503", 2), ("%", 1), ("_", 0), ("", 5),
-            ("' OR '1'='1", 0),
-        ] {
-            let words = [&AGAIN[..], &["--error", pattern]].concat();
-            assert_eq!(plan_at(site, now, &words)["events"], events, "{pattern}");
-        }
-        let of_type = [&AGAIN[..], &["--type", "other"]].concat();
-        assert_eq!(plan_at(site, now, &of_type)["events"], 0);
-    }
-
-    fn of_events_with_one_key_the_first_comes_back_and_none_where_it_is_taken(site: &Site) {
-        set_up(site, "");
-        for (id, key) in [(1, "a"), (2, "b"), (3, "a"), (4, ""), (5, "c")] {
-            ended(site, id, "dead", id, key, "");
-        }
-        site.sql("INSERT INTO scheduled_events (id, type, due_at, unique_key) \
-                  VALUES (99, 'note', 32000000000, 'b')");
-        let now = half_past(1);
-        let plan = plan_at(site, now, &AGAIN);
-        assert_eq!(plan["events"], 3);
-        assert_eq!(left_out(&plan), BTreeMap::from([
-            ("have the key of an earlier one".to_owned(), 1),
-            ("superseded by a ready event with the same key".to_owned(), 1),
-        ]));
-        applied(site, now, &AGAIN).ok();
-        let live = "SELECT id, unique_key FROM scheduled_events ORDER BY id";
-        assert_eq!(site.rows(live), [["1", "a"], ["4", "NULL"], ["5", "c"], ["99", "b"]]);
-        assert_eq!(site.query_i64("SELECT COUNT(*) FROM event_history WHERE resolved_at > 0"), 3);
     }
 
     fn a_plan_that_does_not_fit_any_more_is_refused_and_says_why(site: &Site) {
@@ -442,7 +348,8 @@ on_both_databases! {
         // What was not written can be planned anew; what was cancelled is `again`'s.
         let anew = plan_at(site, now, &THESE);
         assert_eq!(anew["events"].as_u64(), Some(480 - written as u64));
-        let again = [&AGAIN[..], &["--outcome", "cancelled"]].concat();
+        let again = ["backfill", "again", "--outcome", "cancelled", "--from", "@1803859200",
+            "--rate", "1/s"];
         assert_eq!(plan_at(site, now, &again)["events"].as_u64(), Some(written as u64));
         assert_eq!(at(site, now, &["cancel", "--origin", "backfill:1"]).ok().stdout,
             "cancelled 0 events\n");
@@ -508,33 +415,6 @@ on_both_databases! {
         assert!(first.contains(&5000) && first.contains(&5001), "{first:?}");
     }
 
-    fn events_are_picked_by_where_they_are_from(site: &Site) {
-        set_up(site, "");
-        for (id, origin) in (1..).zip(["schedule:a", "schedule:b", "source:a", "backfill:1"]) {
-            site.sql(&format!("INSERT INTO scheduled_events (type, due_at, origin) \
-                 VALUES ('note', 32000000000, '{origin}')"));
-            ended(site, 100 + id, "dead", id, "", "");
-            site.sql(&format!("UPDATE event_history SET origin = '{origin}' \
-                 WHERE event_id = {}", 100 + id));
-        }
-        let now = half_past(1);
-        let ids = |words: &[&str]| {
-            let listed = at(site, now, &[&["list", "--json"], words].concat()).ok();
-            let ids = listed.json_lines().into_iter();
-            ids.map(|event| event["id"].as_i64().expect("an id")).collect::<Vec<_>>()
-        };
-        assert_eq!(ids(&["--origin", "schedule:b"]), [2]);
-        assert_eq!(ids(&["--origin", "schedule:b", "--type", "note"]), [2]);
-        assert_eq!(ids(&["--origin", "schedule:b", "--type", "other"]), [0i64; 0]);
-        assert_eq!(ids(&["--origin", "source:a", "--history"]), [103]);
-        at(site, now, &["cancel", "--origin", "source:a"]).ok();
-        at(site, now, &["retry", "--origin", "schedule:a"]).ok();
-        at(site, now, &["resolve", "--origin", "schedule:b", "--as", "done"]).ok();
-        assert_eq!(numbers(site, "SELECT id FROM scheduled_events ORDER BY id"), [1, 2, 4, 101]);
-        let resolved = "SELECT event_id, resolved_as FROM event_history \
-                        WHERE resolved_at > 0 ORDER BY event_id";
-        assert_eq!(site.rows(resolved), [["101", "retried"], ["102", "done"]]);
-    }
 }
 
 /// As [`at`], leaving no file where somebody looks whether anything was changed.

@@ -12,6 +12,8 @@ use crate::support::site::Site;
 
 /// Text that wants to leave its place: quotes, comments, a second statement, a shell's own words.
 const SLY: &str = "o'x\"; DROP TABLE event_history; -- $(touch pwned) `touch pwned` \\' /*";
+/// Such text that is short enough for a type.
+const SLY_NAME: &str = "o'x\"; DROP TABLE seen; -- $(touch pwned) `touch pwned` \\' /*";
 /// Text that wants to steer a terminal, and to look like a line of ours.
 const LOUD: &str = "h\u{1b}[2J\u{7}\r\npunctual: forged\u{202e}";
 
@@ -47,6 +49,57 @@ on_both_databases! {
         assert_eq!(kept, [[SLY], [SLY]]);
         site.punctual(["cancel", "--type", SLY, "--all"]);
         assert_eq!(site.punctual(["status", "--json"]).ok().json()["done_24h"], 2);
+    }
+
+    fn what_a_backfill_is_asked_for_and_finds_stays_data(site: &Site) {
+        site.config("timezone = \"UTC\"\n").init();
+        let escaped = SLY_NAME.replace('\'', "''").replace('\\', "\\\\");
+        // What nobody could state, put into the tables by hand.
+        let rule = serde_json::json!({
+            "from": "database", "every": 1, "anchor": 0, "type": SLY_NAME, "payload": SLY_NAME,
+            "priority": 0, "missed": "skip", "enabled": true,
+        });
+        let rule = rule.to_string().replace('\'', "''");
+        let rule = if site.mariadb_database().is_some() { rule.replace('\\', "\\\\") } else { rule };
+        let name = if site.mariadb_database().is_some() { escaped } else { SLY_NAME.replace('\'', "''") };
+        site.sql(&format!(
+            "INSERT INTO event_schedules (name, rule, last_slot, updated_at) \
+             VALUES ('{name}', '{rule}', 1800000000, 5)"
+        ));
+        site.sql(&format!(
+            "INSERT INTO event_history (event_id, type, due_at, payload, unique_key, priority, \
+             attempts, losses, deferrals, outcome, finished_at, error) VALUES (7, '{name}', 5, \
+             '{name}', '{name}', 0, 1, 0, 0, 'dead', 1700000000, '{name}')"
+        ));
+        let call = |words: &[&str]| {
+            let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
+            command.args(words);
+            site.finish(crate::support::process::Running::start(command, b""))
+        };
+        let slots = ["backfill", "slots", SLY_NAME, "--type", SLY_NAME, "--from", "@1700000000", "--to",
+            "@1700000001", "--rate", "1"];
+        let error = format!("--error={SLY_NAME}");
+        let again = ["backfill", "again", "--type", SLY_NAME, &error, "--from", "@1", "--rate", "1"];
+        for (words, events) in [(&slots[..], 2), (&again[..], 1)] {
+            let plan = call(&[words, &["--json"]].concat()).ok().json();
+            assert_eq!(plan["events"], events, "{plan}");
+            // The command that it prints is what a shell is to make of it.
+            let program = env!("CARGO_BIN_EXE_punctual");
+            let printed = plan["command"].as_str().expect("a command");
+            let script = format!("punctual() {{ '{program}' \"$@\"; }}\n{printed} --json");
+            let mut shell = site.command("sh");
+            shell.args(["-c", &script]);
+            let applied = site.finish(crate::support::process::Running::start(shell, b""));
+            assert_eq!(applied.ok().json()["written"], events);
+        }
+        assert!(!site.path("pwned").exists(), "something of a row was executed");
+        let live = site.rows("SELECT type, payload, unique_key FROM scheduled_events ORDER BY id");
+        assert_eq!(live.len(), 3);
+        let key = |id: usize| live[id][2].as_str();
+        assert!(live.iter().all(|row| row[0] == SLY_NAME && row[1] == SLY_NAME), "{live:?}");
+        assert!([key(0), key(1), key(2)].contains(&SLY_NAME), "{live:?}");
+        let origin = format!("schedule:{SLY_NAME}");
+        assert_eq!(call(&["cancel", "--origin", &origin]).ok().stdout, "cancelled 0 events\n");
     }
 
     fn what_stands_in_a_row_reaches_no_terminal_raw(site: &Site) {

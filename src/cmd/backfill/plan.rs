@@ -1,7 +1,7 @@
 //! The plan of a backfill: what it would make, how long that would take, and the command that does
 //! it. Writes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -9,6 +9,7 @@ use super::{Context, Feed, Request, Window};
 use crate::backfill::{Plan, Selection};
 use crate::cmd::output::{self, plural, table};
 use crate::cmd::progress::Progress;
+use crate::cmd::types;
 use crate::error::{Exit, Failure};
 use crate::store::Store;
 use crate::when::{format_duration, format_time};
@@ -88,7 +89,16 @@ pub(super) fn print(
     let plan = Plan::new(request.terms(&state), count.events, feed.bound());
     let command = command(request, &plan);
     let (from, to) = request.selection.window();
-    let notes = feed.notes(context, Window { from, to, now });
+    let mut notes = feed.notes(context, Window { from, to, now });
+    let names: BTreeSet<&String> = count.days.keys().map(|(name, _)| name).collect();
+    for name in names {
+        if !types::is_configured(&context.config, name) {
+            let name = output::escape(name);
+            notes.push(format!(
+                "no [type.{name}] is configured: its events will wait"
+            ));
+        }
+    }
     let has_events = count.events > 0;
     if context.json {
         let days: Vec<Value> = count

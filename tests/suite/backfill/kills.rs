@@ -1,6 +1,6 @@
-//! A backfill of each sort, killed at random instants while it is written, beside runs that fire it,
-//! and its runs killed while they fire: afterwards each slot and each dead event has had its effect
-//! once. A short share here; the long form, of 100,000 events, is `contrib/backfill-kills`.
+//! A backfill of each sort, killed at random instants while it is written, beside runs that fire
+//! it, and its runs killed while they fire: afterwards each slot and each dead event has had its
+//! effect once. A short share here; the long form, of 100,000 events, is `contrib/backfill-kills`.
 
 use std::time::Duration;
 
