@@ -219,8 +219,8 @@ impl Plan {
             .position(|(own, part)| own != Some(part.as_str()))?;
         Some(match wrong {
             0 => {
-                "it was made for other names, types, outcomes, errors or times than these (it came with \
-                 the whole command)"
+                "it was made for other names, types, outcomes, errors or times than these (it came \
+                 with the whole command)"
             }
             1 => "it was made for another --rate or --limit",
             2 => {

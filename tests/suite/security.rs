@@ -295,7 +295,7 @@ const INTO_SQL: &str = "0 CHUNK COLUMNS COUNTED_AT_MOST ENDED_COLUMNS OPEN_COLUM
     self.event_index() self.guard(owner) self.turn_index() since start status \
     store.dialect().by_primary_key() table time to unresolved_before until vec![\"?\";count].join(\",\") \
     whole writer.now which.outcome which.bound limit-found.len() resolved finished all list columns \
-    values self.hidden() self.hint(\"FORCEINDEX(/*_*/event_history_outcome)\") \
+    values self.hint(\"FORCEINDEX(/*_*/event_history_outcome)\") \
     self.dialect().byte_length(\"h.payload\")";
 
 #[test]

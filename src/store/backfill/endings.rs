@@ -3,7 +3,7 @@
 
 use crate::backfill::{PRIORITY, origin};
 use crate::clock::UnixSeconds;
-use crate::db::{DbErrorKind, DbResult, Dialect, Row, Value, id_list, query_all};
+use crate::db::{DbErrorKind, DbResult, Row, Value, id_list, query_all};
 use crate::event::{EventId, Outcome};
 use crate::store::{Stopped, Store};
 
@@ -201,9 +201,8 @@ impl Store {
         let all = id_list(endings.iter().map(|ending| ending.history_id));
         let sql = format!(
             "UPDATE /*_*/event_history{} SET resolved_at = {now}, resolved_as = 'retried' \
-             WHERE history_id IN ({all}) AND {}resolved_at IS NULL",
+             WHERE history_id IN ({all}) AND resolved_at IS NULL",
             self.dialect().by_primary_key(),
-            self.hidden(),
         );
         let sql = self.sql(&sql);
         if self.db.execute(&sql, &[])? != endings.len() as u64 {
@@ -244,14 +243,6 @@ impl Store {
         let params: [Value<'_>; 1] = [detail.into()];
         self.db.execute(&sql, &params)?;
         Ok(())
-    }
-
-    /// Keeps SQLite from the index over `resolved_at`, which would walk all of history.
-    fn hidden(&self) -> &'static str {
-        match self.dialect() {
-            Dialect::Sqlite => "+",
-            Dialect::Mysql => "",
-        }
     }
 }
 
