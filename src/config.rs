@@ -16,16 +16,16 @@ use crate::zone::Zone;
 
 mod event_type;
 mod file;
+mod layers;
 mod my_cnf;
 mod permission;
 mod sample;
 mod schedule;
 mod section;
-mod sources;
 mod url;
 
+pub use layers::{Env, Layers, load, load_without_file};
 pub use sample::sample;
-pub use sources::{Env, Sources, load, load_without_file};
 
 /// Why there is no configuration to work with. Each message is one line and names a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

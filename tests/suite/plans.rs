@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable as _;
 use punctual::clock::Clock;
-use punctual::config::{self, Config, Env, Sources};
+use punctual::config::{self, Config, Env, Layers};
 use punctual::db::{Access, Value};
 use punctual::runner::{self, Options, Report, Stop, World};
 
@@ -273,14 +273,14 @@ pub(crate) fn loaded(site: &Site) -> Config {
     ]
     .into_iter()
     .collect();
-    let sources = Sources {
+    let layers = Layers {
         config_flag: Some(site.path("punctual.toml")),
         database_flag: None,
         env,
         cwd: site.path(""),
         allow_unsafe: false,
     };
-    config::load(&sources).expect("a configuration")
+    config::load(&layers).expect("a configuration")
 }
 
 /// What is wrong with how the database would run this statement, if anything is.
