@@ -12,6 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Exit, Failure};
 use crate::schedule::Schedule;
+use crate::source::Source;
 use crate::zone::Zone;
 
 mod event_type;
@@ -22,6 +23,7 @@ mod permission;
 mod sample;
 mod schedule;
 mod section;
+mod source;
 mod url;
 
 pub use layers::{Env, Layers, load, load_without_file};
@@ -105,6 +107,10 @@ pub struct Config {
     pub types: BTreeMap<String, TypeConfig>,
     /// `[schedule.NAME]`, by name.
     pub schedules: BTreeMap<String, Schedule>,
+    /// `[source.NAME]`, by name.
+    pub sources: BTreeMap<String, Source>,
+    /// The lines of the file on which their `sql` stands.
+    pub source_lines: BTreeMap<String, usize>,
 }
 
 impl Config {

@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | [`cli`], [`cmd`] | the command line as types; a file a command family; all that prints |
 //! | [`config`] | flags over environment over file over defaults, validated into one `Config` |
-//! | [`runner`] | a run: recovery, slots, waves, sweeps, its endings, the wait for more; the dry run |
+//! | [`runner`] | a run: recovery, slots, sources, waves, sweeps, its endings, the wait for more; the dry run |
 //! | [`lock`], [`lease`] | the three layers that keep runs apart |
 //! | [`store`] | every query, written once for both dialects |
 //! | [`db`] | the narrow connection; each driver named in one file; the schema and its migrations |
@@ -20,6 +20,7 @@
 //! | [`event`], [`nearest`] | the tables' words; misspellings |
 //! | [`when`], [`zone`], [`recurrence`] | times as written; what clocks show where; rules |
 //! | [`schedule`] | a rule and its event; what becomes of missed slots. Pure |
+//! | [`source`] | a query that events are derived from; what its rows say. Pure |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`token`] | random digits that nobody can guess |
 //! | [`error`] | what changes the exit code, and nothing else |
@@ -95,6 +96,7 @@ pub mod recurrence;
 pub mod retry;
 pub mod runner;
 pub mod schedule;
+pub mod source;
 pub mod spawn;
 pub mod store;
 pub mod token;

@@ -35,6 +35,7 @@ mod recovery;
 mod report;
 mod signals;
 pub mod slots;
+pub mod sources;
 mod sweeps;
 mod waves;
 
@@ -283,6 +284,7 @@ pub fn run(
         failures: Vec::new(),
         misconfigured: BTreeMap::new(),
         without_rule: Vec::new(),
+        remarks: Vec::new(),
         prune_at: peek.lease.prune_at,
         watch,
     };
@@ -366,8 +368,11 @@ pub(crate) struct Runner<'r> {
     failures: Vec<(String, EventId, String)>,
     /// Types that cannot fire, each with the line that says why.
     misconfigured: BTreeMap<String, String>,
-    /// Why schedules make no more events: their rules cannot be read.
+    /// Why schedules make no more events, and sources none: their rules cannot be read, their
+    /// queries fail.
     without_rule: Vec<String>,
+    /// What is to be known of sources, though all that can be derived is.
+    remarks: Vec<String>,
     prune_at: UnixSeconds,
     watch: &'r mut Watch<'r>,
 }
@@ -383,6 +388,7 @@ impl Runner<'_> {
             self.store.keep_ids_from_coming_back()?;
             let suspects = self.recover()?;
             self.make_slots(next_slot)?;
+            self.look_at_sources(next_slot)?;
             self.open_lanes(states, &suspects)?;
             self.drain()?;
             if self.options.linger {

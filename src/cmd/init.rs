@@ -85,6 +85,7 @@ pub fn set_up(config: &Config, clock: Clock, adopt: bool) -> anyhow::Result<SetU
         install_id,
         database_name,
         schedules: String::new(),
+        sources: String::new(),
         zone_data: String::new(),
     };
     if store.advisory_lock(&install)? == AdvisoryLock::Busy {

@@ -290,6 +290,14 @@ fn check_statements(config: &Config) -> anyhow::Result<()> {
             sql::compile_guard(guard, dialect).map_err(|error| refuse("guard", error))?;
         }
     }
+    for (name, source) in &config.sources {
+        sql::source::compile(&source.sql, dialect).map_err(|error| {
+            let file = config.file.clone().unwrap_or_default();
+            let line = config.source_lines.get(name).copied().unwrap_or_default();
+            let place = format!("{}:{line}", file.display());
+            Failure::configuration(format!("{place}: [source.{name}] sql: {error}"))
+        })?;
+    }
     Ok(())
 }
 

@@ -169,6 +169,8 @@ fn load_found(
         run: settings.run,
         types: settings.types,
         schedules: settings.schedules,
+        sources: settings.sources,
+        source_lines: settings.source_lines,
     })
 }
 

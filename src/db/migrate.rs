@@ -24,6 +24,11 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("../../sql/sqlite/0002_schedules.sql"),
         mysql: include_str!("../../sql/mysql/0002_schedules.sql"),
     },
+    Migration {
+        number: 3,
+        sqlite: include_str!("../../sql/sqlite/0003_sources.sql"),
+        mysql: include_str!("../../sql/mysql/0003_sources.sql"),
+    },
 ];
 
 /// Where the table prefix goes, in our scripts and queries alike.

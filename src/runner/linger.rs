@@ -13,7 +13,7 @@ use anyhow::Context;
 use super::idle::{idle, next_start, nothing_waits};
 use super::recovery::Suspects;
 use super::signals::Signals;
-use super::{Options, Report, Runner, Stop, Trouble, slots};
+use super::{Options, Report, Runner, Stop, Trouble, slots, sources};
 use crate::clock::{Clock, UnixSeconds, monotonic};
 use crate::config::Config;
 use crate::db::{DbError, DbErrorKind, DbResult};
@@ -118,8 +118,9 @@ impl Waiting<'_> {
         let cutoff = self.options.cutoff(peek.now);
         point("peek.done");
         vigil.next = peek.next();
-        let mut is_work =
-            !nothing_waits(&peek, peek.now) || slots::wait(&peek, install, self.config, cutoff);
+        let mut is_work = !nothing_waits(&peek, peek.now)
+            || slots::wait(&peek, install, self.config, cutoff)
+            || sources::wait(install, self.config);
         if !is_work && peek.next_due.is_none_or(|due| due > cutoff) {
             return Ok(Seen::Nothing(peek));
         }
@@ -328,13 +329,14 @@ impl Runner<'_> {
         Ok(peek)
     }
 
-    /// Makes events of slots that have come. What the types stand at, if one of them has something
+    /// Makes events of slots that have come, and of what sources say. What the types stand at, if one of them has something
     /// to start now.
     fn look(&mut self, vigil: &mut Vigil) -> Result<Option<Vec<TypeState>>, Trouble> {
         let mut peek = self.peek(vigil)?;
         if peek.next_slot.is_some_and(|slot| slot <= peek.now) {
             self.cutoff = peek.now;
             self.make_slots(peek.next_slot)?;
+            self.look_at_sources(peek.next_slot)?;
             peek = self.peek(vigil)?;
         }
         let now = peek.now;

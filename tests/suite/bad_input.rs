@@ -68,11 +68,13 @@ impl Contents {
     }
 }
 
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 13] = [
     "scheduled_events",
     "event_schedules",
     "event_next",
     "event_slots",
+    "event_scans",
+    "event_sources",
     "event_history",
     "event_log",
     "event_runs",

@@ -42,6 +42,7 @@ mod runs;
 mod schedules;
 mod schema;
 mod security;
+mod sources;
 mod spawn;
 mod sweeps;
 mod tls;

@@ -222,7 +222,7 @@ on_both_databases! {
         configure(site, &daily("").replace("daily", "morning"));
         run_at(site, seven(0) + HOUR);
         assert_eq!(site.rows("SELECT name FROM event_schedules"), [["morning"]]);
-        assert_eq!(site.rows("SELECT schedule FROM event_next"), [["morning"]]);
+        assert_eq!(site.rows("SELECT name FROM event_next"), [["morning"]]);
         assert_eq!(log_lines(site, "schedule removed").len(), 1);
         assert!(seen(site).is_empty());
         site.sql("DELETE FROM event_types");
@@ -463,7 +463,7 @@ on_both_databases! {
         assert_eq!(refused.code, 78, "{refused:?}");
         assert!(refused.stderr.contains("run `punctual init`"), "{refused:?}");
         let init = site.punctual(["init", "--json"]).ok().json();
-        assert_eq!((&init["schema_before"], &init["schema"]), (&1.into(), &2.into()));
+        assert_eq!((&init["schema_before"], &init["schema"]), (&1.into(), &3.into()));
         configure(site, &daily(""));
         run_at(site, seven(0) - HOUR);
         run_at(site, seven(0) + HOUR);

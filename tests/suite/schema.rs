@@ -9,13 +9,14 @@ use crate::support::mariadb::Server;
 use crate::support::site::Site;
 
 const NOTE: &str = "[type.note]\nhandler = \"command\"\ncommand = [\"true\"]\n";
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "event_aside",
     "event_history",
     "event_lease",
     "event_log",
     "event_next",
     "event_runs",
+    "event_scans",
     "event_schedules",
     "event_slots",
     "event_sources",

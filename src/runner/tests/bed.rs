@@ -134,7 +134,12 @@ impl<F: FnMut(&str) -> Option<DbError>> Hooks for Faulty<F> {
             Call::Statement(sql, _) => sql,
             Call::Begin => "BEGIN",
             Call::Commit => "COMMIT",
-            Call::Now | Call::Version | Call::Ping | Call::AdvisoryLock => return Ok(()),
+            Call::Columns(_)
+            | Call::Limit
+            | Call::Now
+            | Call::Version
+            | Call::Ping
+            | Call::AdvisoryLock => return Ok(()),
         };
         (self.0)(about).map_or(Ok(()), Err)
     }
