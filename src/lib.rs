@@ -54,7 +54,8 @@
 //!    the database. `sql` effects are the exception: effect, history and removal are one
 //!    transaction, and the trace of the wave is committed before it. A sweep is a row of such
 //!    transactions; until the last the event stays ready, marked as begun.
-//!    Slots of schedules likewise: events and watermark are one transaction behind the gate.
+//!    Slots of schedules likewise: events and watermark are one transaction behind the gate. So is
+//!    each part of a source: its events, what was derived, and the cursor.
 //! 5. **`kill -9` needs no clean-up step.** Whatever a run leaves, the first steps of the next
 //!    recover. A COMMIT without an answer is settled by reading, on a new connection that neither
 //!    claims nor fires.

@@ -39,6 +39,7 @@ pub mod run;
 pub mod said;
 pub mod schedules;
 pub mod show;
+pub mod sources;
 pub mod status;
 pub mod types;
 pub mod usage;
@@ -108,6 +109,7 @@ fn dispatch(context: &Context, cli: &Cli) -> anyhow::Result<u8> {
         Command::Status => status::main(context),
         Command::Check(args) => check::main(context, args),
         Command::Schedules(args) => schedules::main(context, args),
+        Command::Sources(args) => sources::main(context, args),
         Command::Prune(args) => prune::main(context, args),
         Command::Completions { shell } => manual::completions(context, *shell),
         Command::Man => manual::man(context),

@@ -120,7 +120,7 @@ impl Waiting<'_> {
         vigil.next = peek.next();
         let mut is_work = !nothing_waits(&peek, peek.now)
             || slots::wait(&peek, install, self.config, cutoff)
-            || sources::wait(install, self.config);
+            || sources::wait(&peek, install, self.config);
         if !is_work && peek.next_due.is_none_or(|due| due > cutoff) {
             return Ok(Seen::Nothing(peek));
         }

@@ -13,6 +13,7 @@ use crate::fault::point;
 use crate::handler::sql::source::{PAGE_ROWS, Page, Query, Window, compile};
 use crate::source::{Columns, Derived, Findings, Position, Source};
 use crate::store::claim::Gate;
+use crate::store::peek::Peek;
 use crate::store::runs::LogEntry;
 use crate::store::sources::{CHUNK, Move, Record, ScanRow, fingerprint};
 use crate::store::{Install, Stopped, Store};
@@ -23,8 +24,6 @@ mod takeover;
 
 use derive::{Plan, decide};
 
-/// Sources read at a time.
-const SOURCES: usize = 100;
 /// The longest that sources are looked at in one run …
 const LONGEST: Duration = Duration::from_secs(10);
 /// … and the share of what is left of its time: one in so many.
@@ -40,9 +39,24 @@ const RECORDS: usize = 1000;
 /// How often rows that change between reading and writing are looked at.
 const LOOKS: usize = 5;
 
-/// Whether a tick has anything to do for sources, other than that the time for a look has come.
-pub(super) fn wait(install: &Install, config: &Config) -> bool {
-    fingerprint_of(config) != install.sources
+/// Whether a tick has anything to do for sources, other than that the time for a look has come: they
+/// are stated anew, or the clock that said when to look next was ahead.
+pub(super) fn wait(peek: &Peek, install: &Install, config: &Config) -> bool {
+    if config.sources.is_empty() && install.sources.is_empty() {
+        return false;
+    }
+    let enabled = config.sources.values().filter(|source| source.enabled);
+    let is_far = |every| {
+        peek.next_slot
+            .is_none_or(|slot| slot > latest_look(every, peek.now))
+    };
+    let every = enabled.map(|source| source.every).min();
+    every.is_some_and(is_far) || fingerprint_of(config) != install.sources
+}
+
+/// No source that is looked at so often is looked at later than this.
+fn latest_look(every: u64, now: UnixSeconds) -> UnixSeconds {
+    now.after(Duration::from_secs(every))
 }
 
 fn fingerprint_of(config: &Config) -> String {
@@ -119,7 +133,8 @@ impl Runner<'_> {
             return Ok(());
         }
         let give_up = self.sources_give_up();
-        let mut has_come = next_slot.is_some_and(|slot| slot <= self.cutoff);
+        let now = self.time_at(monotonic());
+        let mut has_come = next_slot.is_none_or(|slot| slot <= self.cutoff || slot > now);
         let fingerprint = fingerprint_of(config);
         if fingerprint != self.install.sources {
             if !self.take_over_sources(fingerprint, give_up)? {
@@ -130,18 +145,28 @@ impl Runner<'_> {
         if !has_come {
             return Ok(());
         }
-        for row in self.store.scans_due(self.cutoff, SOURCES)? {
-            let Some(source) = config.sources.get(&row.source) else {
-                continue;
-            };
+        let mut due = self.store.scans()?;
+        due.retain(|row| {
+            let source = config.sources.get(&row.source);
+            source.is_some_and(|source| self.is_to_be_looked_at(source, row, now))
+        });
+        due.sort_by_key(|row| row.next);
+        for row in due {
             if self.is_to_stop(give_up) {
                 break;
             }
-            if self.options.wants(&source.type_name) {
+            if let Some(source) = config.sources.get(&row.source) {
                 self.scan(source, row, give_up)?;
             }
         }
         Ok(())
+    }
+
+    fn is_to_be_looked_at(&self, source: &Source, row: &ScanRow, now: UnixSeconds) -> bool {
+        let has_come = row
+            .next
+            .is_none_or(|next| next <= self.cutoff || next > latest_look(source.every, now));
+        source.enabled && has_come && self.options.wants(&source.type_name)
     }
 
     /// When this run looks at no more sources.

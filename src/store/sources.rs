@@ -206,17 +206,6 @@ impl Store {
         query_one(&mut *self.db, &sql, &[name.into()], read_scan)
     }
 
-    /// Up to `limit` sources that are to be looked at by `cutoff`, the longest overdue first.
-    pub fn scans_due(&mut self, cutoff: UnixSeconds, limit: usize) -> DbResult<Vec<ScanRow>> {
-        let sql = format!(
-            "SELECT {SCAN_COLUMNS} FROM /*_*/event_next n JOIN /*_*/event_scans s \
-             ON s.source = n.name WHERE n.slot <= ? AND n.kind = '{KIND}' \
-             ORDER BY n.slot, n.kind, n.name LIMIT {limit}"
-        );
-        let sql = self.sql(&sql);
-        query_all(&mut *self.db, &sql, &[cutoff.into()], read_scan)
-    }
-
     /// Writes how far a source has been looked at.
     pub fn write_scan(&mut self, row: &ScanRow) -> DbResult<()> {
         let sql = format!(
