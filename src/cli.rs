@@ -219,7 +219,7 @@ payload and the key stay; the counts start anew.")]
     Check(CheckArgs),
     /// What happens again and again, and when
     Schedules(SchedulesArgs),
-    /// Events derived from rows of the site's own tables, and how far these have been looked at
+    /// Events derived from rows of a site's own tables, and how far it was looked
     Sources(SourcesArgs),
     /// Remove old history now, instead of bit by bit after each run
     Prune(PruneArgs),
@@ -494,8 +494,8 @@ pub struct ResumeArgs {
 Lag is the age of the oldest due event of a type that has a handler and is not paused. WARNING
 also for: unresolved dead or unknown events, due events without a handler, rows whose due_at or
 priority is out of range, an open breaker, a schedule whose last slot lies more than a day ahead, a
-source whose query fails, no tick for --warn-lag and ten minutes. CRITICAL also for a database that cannot be used; UNKNOWN for a
-wrong command line or configuration.
+source whose query fails, no tick for --warn-lag and ten minutes. CRITICAL also for a database that
+cannot be used; UNKNOWN for a wrong command line or configuration.
 
 --json prints one object: level, code, message, lag_s, due, unresolved_dead, unresolved_unknown.")]
 pub struct CheckArgs {

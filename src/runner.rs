@@ -17,7 +17,7 @@ use crate::fault::point;
 use crate::lease::{Applicant, Lease};
 use crate::lock::{self, Asked, FileLock};
 use crate::spawn::{Reactor, Sleeper};
-use crate::store::peek::TypeState;
+use crate::store::peek::{Peek, TypeState};
 use crate::store::runs::{Counts, Progress};
 use crate::store::settle::{Ack, Fate};
 use crate::store::{Install, Stopped, Store};
@@ -288,7 +288,7 @@ pub fn run(
         prune_at: peek.lease.prune_at,
         watch,
     };
-    Ok(runner.work(&lock_path, &states, peek.next_slot))
+    Ok(runner.work(&lock_path, &states, &peek))
 }
 
 /// Events whose endings a COMMIT without an answer may have recorded.
@@ -378,17 +378,12 @@ pub(crate) struct Runner<'r> {
 }
 
 impl Runner<'_> {
-    fn work(
-        mut self,
-        lock_path: &Path,
-        states: &[TypeState],
-        next_slot: Option<UnixSeconds>,
-    ) -> Report {
+    fn work(mut self, lock_path: &Path, states: &[TypeState], peek: &Peek) -> Report {
         let drained = self.note_asides(lock_path).and_then(|()| {
             self.store.keep_ids_from_coming_back()?;
             let suspects = self.recover()?;
-            self.make_slots(next_slot)?;
-            self.look_at_sources(next_slot)?;
+            self.make_slots(peek.next_slot)?;
+            self.look_at_sources(peek.next_look)?;
             self.open_lanes(states, &suspects)?;
             self.drain()?;
             if self.options.linger {

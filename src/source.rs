@@ -516,3 +516,144 @@ pub fn mistake_in_name(name: &str) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(names: &[&str]) -> Result<Columns, String> {
+        Columns::of(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    fn text(text: &str) -> Field {
+        Field::Bytes(text.as_bytes().to_vec())
+    }
+
+    /// What a row of key, due and one more column says.
+    fn judged(key: Field, due: Field, more: Field) -> Result<Option<Derived>, String> {
+        Row(vec![key, due, more]).judged(&columns(&["key", "due_at", "n"]).unwrap())
+    }
+
+    #[test]
+    fn columns_are_known_by_name_wherever_they_stand() {
+        let mediawiki = columns(&["a", "DUE_AT_MW", "Key"]).unwrap();
+        assert_eq!(mediawiki.unit, Unit::MediaWiki);
+        assert_eq!(columns(&["key", "due_at"]).unwrap().count(), 2);
+        for (names, why) in [
+            (&["due_at"][..], "no column `key`"),
+            (&["key"], "neither `due_at`"),
+            (&["key", "due_at", "due_at_mw"], "both"),
+            (&["key", "due_at", "a", "A"], "two columns are called `A`"),
+        ] {
+            let refusal = columns(names).unwrap_err();
+            assert!(refusal.contains(why), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_whole_numbers_however_they_are_written() {
+        let at = |due| judged(Field::Int(7), due, Field::Null).map(|one| one.unwrap().expiry.0);
+        for due in [
+            Field::Int(1_800_000_000),
+            Field::Real(1.8e9),
+            text("1800000000"),
+            text(" 1800000000.000 "),
+        ] {
+            assert_eq!(at(due.clone()), Ok(1_800_000_000), "{due:?}");
+        }
+        for due in [
+            Field::Null,
+            Field::Int(2026),
+            Field::Int(1_800_000_000_000),
+            Field::Real(1.5),
+            Field::Real(f64::NAN),
+            text("2026-12-01"),
+            text("1800000000.5"),
+            text(""),
+            Field::Bytes(vec![0xff]),
+            Field::Date("2026-12-01 00:00:00".into()),
+        ] {
+            let refusal = at(due.clone()).unwrap_err();
+            assert!(
+                refusal.starts_with("key 7: column `due_at` is "),
+                "{refusal}"
+            );
+            assert!(refusal.len() < 200, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn the_payload_is_the_other_columns_in_their_order_with_their_types() {
+        let names = columns(&["b", "key", "a\"", "due_at", "c", "d"]).unwrap();
+        let row = Row(vec![
+            Field::Real(1.5),
+            text("é"),
+            text("x\n"),
+            Field::Int(1_800_000_000),
+            Field::Null,
+            Field::Date("2026-12-01".into()),
+        ]);
+        let derived = row.judged(&names).unwrap().unwrap();
+        let wanted = r#"{"b":1.5,"a\"":"x\n","c":null,"d":"2026-12-01"}"#;
+        assert_eq!(derived.payload.as_deref(), Some(wanted));
+        assert_eq!(derived.key, "é");
+        let long = text(&"x".repeat(MAX_PAYLOAD_BYTES));
+        let refusal = judged(Field::Int(7), Field::Int(1_800_000_000), long).unwrap_err();
+        assert!(refusal.contains("1048576 are allowed"), "{refusal}");
+        let binary = Field::Bytes(vec![0xff]);
+        let refusal = judged(Field::Int(7), Field::Int(1_800_000_000), binary).unwrap_err();
+        assert!(
+            refusal.contains("column `n` is no text in UTF-8"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn a_key_is_filled_and_no_longer_than_a_unique_key_may_be() {
+        let with = |key: Field| judged(key, Field::Int(1_800_000_000), Field::Null).is_ok();
+        assert!(with(text(&"x".repeat(191))) && with(Field::Int(-3)));
+        for key in [
+            Field::Null,
+            text(""),
+            text(&"x".repeat(192)),
+            Field::Real(1.0),
+            Field::Bytes(vec![0xff]),
+        ] {
+            assert!(!with(key.clone()), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn mediawiki_numbers_keep_the_order_of_instants_and_days_that_are_none_end_theirs() {
+        let unit = Unit::MediaWiki;
+        let march = UnixSeconds(1_803_859_200);
+        assert_eq!(unit.number(march), 20_270_301_000_000);
+        assert_eq!(unit.instant(20_270_301_000_000), Some(march));
+        assert!(unit.number(UnixSeconds(march.0 - 1)) < unit.number(march));
+        for none in [20_270_230_000_000, 20_270_228_240_000, 20_270_228_236_000] {
+            assert_eq!(unit.instant(none), None, "{none}");
+            assert_eq!(unit.at_or_before(none), UnixSeconds(march.0 - 1), "{none}");
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_the_same_source_and_a_word_too_many_is_none() {
+        let source = Source {
+            sql: "SELECT \"é\"".into(),
+            type_name: "a".into(),
+            every: 1,
+            horizon: 2,
+            lead: 3,
+            priority: -1,
+            max_rows: 4,
+            enabled: true,
+        };
+        let json = source.to_json();
+        assert_eq!(Source::from_json(&json), Some(source));
+        assert_eq!(
+            Source::from_json(&json.replacen('{', "{\"new\":1,", 1)),
+            None
+        );
+        assert_eq!(Source::from_json(""), None);
+    }
+}

@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS /*_*/event_next (
   name         VARBINARY(191) NOT NULL,
   slot         BIGINT         NOT NULL,
   PRIMARY KEY (kind, name),
-  KEY /*_*/event_next_slot (slot, kind, name)
+  KEY /*_*/event_next_slot (kind, slot, name)
 ) ENGINE=InnoDB;
 
 -- The slots that became events: none twice, whatever clocks and backups do. `slots` is how many the

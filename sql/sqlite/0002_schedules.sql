@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS /*_*/event_next (
   slot         INTEGER NOT NULL,
   PRIMARY KEY (kind, name)
 );
-CREATE INDEX IF NOT EXISTS /*_*/event_next_slot ON /*_*/event_next (slot, kind, name);
+CREATE INDEX IF NOT EXISTS /*_*/event_next_slot ON /*_*/event_next (kind, slot, name);
 
 -- The slots that became events: none twice, whatever clocks and backups do. `slots` is how many the
 -- event stands for.

@@ -214,6 +214,8 @@ pub enum DbErrorKind {
     NoSchema,
     /// A UNIQUE or primary key is taken.
     Duplicate,
+    /// It took longer than [`Db::limit_queries`] allows.
+    TooLong,
     /// The server cannot do this at all (a proxy or cluster without GET_LOCK).
     Unsupported,
     /// Anything else: a wrong statement, a violated CHECK.
@@ -294,7 +296,7 @@ pub trait Db {
     /// As [`Db::execute`]: what is wrong with the query.
     fn columns(&mut self, sql: &str) -> DbResult<Vec<String>>;
 
-    /// From now on a query that takes longer than this fails ([`DbErrorKind::Statement`]); `None`:
+    /// From now on a query that takes longer than this fails ([`DbErrorKind::TooLong`]); `None`:
     /// there is no such limit. For queries of others than us.
     fn limit_queries(&mut self, longest: Option<Duration>) -> DbResult<()>;
 

@@ -154,8 +154,9 @@ impl Db for Mysql {
 
     fn limit_queries(&mut self, longest: Option<Duration>) -> DbResult<()> {
         let millis = longest.map_or(0, |longest| longest.as_millis().max(1));
-        // MariaDB, which counts from 10, has a name and a unit of its own for it.
-        let sql = if self.conn.server_version().0 >= 10 {
+        // MariaDB has a name and a unit of its own for it. It counts from 10, and says 5.5.5 first.
+        let version = self.conn.server_version();
+        let sql = if version.0 >= 10 || version == (5, 5, 5) {
             format!(
                 "SET max_statement_time = {}.{:03}",
                 millis / 1000,
@@ -427,6 +428,7 @@ fn explain(error: &mysql::Error) -> DbError {
         1051 | 1054 | 1146 => DbErrorKind::NoSchema,
         1022 | 1062 | 1586 => DbErrorKind::Duplicate,
         1235 => DbErrorKind::Unsupported,
+        1969 | 3024 => DbErrorKind::TooLong,
         _ => DbErrorKind::Statement,
     };
     let message = match said.code {

@@ -241,6 +241,7 @@ fn explain(error: &rusqlite::Error, path: &Path) -> DbError {
         ErrorCode::DiskFull => DbErrorKind::Full,
         ErrorCode::SystemIoFailure => DbErrorKind::Io,
         ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => DbErrorKind::NotADatabase,
+        ErrorCode::OperationInterrupted => DbErrorKind::TooLong,
         ErrorCode::CannotOpen => DbErrorKind::Unavailable,
         ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => {
             DbErrorKind::Denied

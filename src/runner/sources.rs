@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Runner, Trouble};
 use crate::clock::{UnixSeconds, monotonic};
 use crate::config::Config;
-use crate::db::{Db, DbError, DbResult};
+use crate::db::{Db, DbError, DbErrorKind, DbResult};
 use crate::fault::point;
 use crate::handler::sql::source::{PAGE_ROWS, Page, Query, Window, compile};
 use crate::source::{Columns, Derived, Findings, Position, Source};
@@ -28,6 +28,8 @@ use derive::{Plan, decide};
 const LONGEST: Duration = Duration::from_secs(10);
 /// … and the share of what is left of its time: one in so many.
 const SHARE: u32 = 4;
+/// No query has less than this.
+const SHORTEST: Duration = Duration::from_millis(100);
 /// A transaction that lasts longer than this is followed by smaller ones: others wait for it.
 const TRANSACTION: Duration = Duration::from_millis(50);
 /// No transaction derives fewer rows than this.
@@ -39,19 +41,19 @@ const RECORDS: usize = 1000;
 /// How often rows that change between reading and writing are looked at.
 const LOOKS: usize = 5;
 
-/// Whether a tick has anything to do for sources, other than that the time for a look has come: they
-/// are stated anew, or the clock that said when to look next was ahead.
-pub(super) fn wait(peek: &Peek, install: &Install, config: &Config) -> bool {
+/// Whether a tick has anything to do for sources: the time for a look has come, they are stated anew,
+/// or the clock that said when to look next was ahead.
+pub(super) fn wait(peek: &Peek, install: &Install, config: &Config, cutoff: UnixSeconds) -> bool {
     if config.sources.is_empty() && install.sources.is_empty() {
         return false;
     }
     let enabled = config.sources.values().filter(|source| source.enabled);
-    let is_far = |every| {
-        peek.next_slot
-            .is_none_or(|slot| slot > latest_look(every, peek.now))
-    };
     let every = enabled.map(|source| source.every).min();
-    every.is_some_and(is_far) || fingerprint_of(config) != install.sources
+    let is_it = |every| match peek.next_look {
+        Some(next) => next <= cutoff || next > latest_look(every, peek.now),
+        None => true,
+    };
+    every.is_some_and(is_it) || fingerprint_of(config) != install.sources
 }
 
 /// No source that is looked at so often is looked at later than this.
@@ -104,8 +106,6 @@ struct Scan<'s> {
     /// By the clock that decides what is due.
     now: UnixSeconds,
     give_up: Instant,
-    /// The longest that one query may take.
-    longest: Duration,
     /// Rows to a transaction.
     chunk: usize,
     findings: Findings,
@@ -126,7 +126,7 @@ impl Runner<'_> {
     /// Looks at all sources whose time has come.
     pub(super) fn look_at_sources(
         &mut self,
-        next_slot: Option<UnixSeconds>,
+        next_look: Option<UnixSeconds>,
     ) -> Result<(), Trouble> {
         let config = self.config;
         if config.sources.is_empty() && self.install.sources.is_empty() {
@@ -134,7 +134,7 @@ impl Runner<'_> {
         }
         let give_up = self.sources_give_up();
         let now = self.time_at(monotonic());
-        let mut has_come = next_slot.is_none_or(|slot| slot <= self.cutoff || slot > now);
+        let mut has_come = next_look.is_none_or(|next| next <= self.cutoff || next > now);
         let fingerprint = fingerprint_of(config);
         if fingerprint != self.install.sources {
             if !self.take_over_sources(fingerprint, give_up)? {
@@ -178,6 +178,12 @@ impl Runner<'_> {
         now + left.unwrap_or(LONGEST).min(LONGEST)
     }
 
+    /// The longest that a query ever has.
+    fn whole_share(&self) -> Duration {
+        let share = self.options.max_time.map_or(LONGEST, |time| time / SHARE);
+        share.min(LONGEST).min(self.config.run.lease_ttl / 3)
+    }
+
     fn is_to_stop(&self, give_up: Instant) -> bool {
         self.signals.received().is_some() || monotonic() >= give_up
     }
@@ -206,9 +212,7 @@ impl Runner<'_> {
         if row.began != Some(began) {
             row.begin(now, source.window_end(now));
         }
-        let left = give_up.saturating_duration_since(monotonic());
-        let longest = left.min(self.config.run.lease_ttl / 3);
-        let columns = self.ask(longest, |db| query.columns(db))?;
+        let columns = self.ask(give_up, |db| query.columns(db))?;
         let from = row.window_start(began);
         let mut scan = Scan {
             source,
@@ -219,7 +223,6 @@ impl Runner<'_> {
             from,
             now,
             give_up,
-            longest,
             chunk: CHUNK,
             findings: Findings::default(),
         };
@@ -239,9 +242,11 @@ impl Runner<'_> {
     /// Runs a query of theirs within its time.
     fn ask<T>(
         &mut self,
-        longest: Duration,
+        give_up: Instant,
         query: impl FnOnce(&mut dyn Db) -> DbResult<T>,
     ) -> Result<T, Halt> {
+        let left = give_up.saturating_duration_since(monotonic());
+        let longest = left.min(self.config.run.lease_ttl / 3).max(SHORTEST);
         if let Err(error) = self.store.db().limit_queries(Some(longest)) {
             if error.is_database_trouble() {
                 return Err(error.into());
@@ -260,6 +265,10 @@ impl Runner<'_> {
             if error.is_database_trouble() {
                 return error.into();
             }
+            // The next run has more time for it.
+            if error.kind == DbErrorKind::TooLong && longest < self.whole_share() / 2 {
+                return Halt::Later;
+            }
             Halt::Failed(error.message)
         })
     }
@@ -271,7 +280,7 @@ impl Runner<'_> {
             now: scan.now,
         };
         let (query, columns) = (&scan.query, &scan.columns);
-        let rows = self.ask(scan.longest, |db| query.faults(db, columns, window))?;
+        let rows = self.ask(scan.give_up, |db| query.faults(db, columns, window))?;
         for row in &rows {
             if let Err(fault) = row.judged(&scan.columns) {
                 Findings::count(&mut scan.findings.faults, || fault);
@@ -295,7 +304,7 @@ impl Runner<'_> {
                 now: scan.now,
             };
             let (query, columns, after) = (&scan.query, &scan.columns, &cursor);
-            let page = self.ask(scan.longest, |db| {
+            let page = self.ask(scan.give_up, |db| {
                 query.page(db, columns, window, after, PAGE_ROWS)
             })?;
             point("sources.page");

@@ -109,7 +109,9 @@ impl Store {
         let (slot, name) = after.unwrap_or((UnixSeconds(-1), ""));
         let (sql, params) = Statement::fixed(self.dialect())
             .text("SELECT n.name, s.rule, s.last_slot, s.paused_until, n.slot FROM ")
-            .text("/*_*/event_next n LEFT JOIN /*_*/event_schedules s ON s.name = n.name ")
+            .text("/*_*/event_next n")
+            .text(self.hint(" FORCE INDEX (/*_*/event_next_slot)"))
+            .text(" LEFT JOIN /*_*/event_schedules s ON s.name = n.name ")
             .text("WHERE n.kind = 'schedule' AND n.slot <= ")
             .at(cutoff)
             .text(" AND n.slot >= ")
@@ -118,7 +120,7 @@ impl Store {
             .at(slot)
             .text(" OR n.name > ")
             .bound(name)
-            .text(") ORDER BY n.slot, n.kind, n.name LIMIT ")
+            .text(") ORDER BY n.kind, n.slot, n.name LIMIT ")
             .int(i64::try_from(limit).unwrap_or(i64::MAX))
             .finished(self);
         query_all(&mut *self.db, &sql, &params, read_schedule)

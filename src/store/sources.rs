@@ -297,9 +297,10 @@ impl Store {
         };
         let sql = format!(
             "SELECT {RECORD_COLUMNS} FROM /*_*/event_sources r{index} \
-             {join} /*_*/scheduled_events e ON e.id = r.event_id \
+             {join} /*_*/scheduled_events e{} ON e.id = r.event_id \
              WHERE r.source = ? AND r.expiry >= ?{behind}{until}{more} \
-             ORDER BY r.source, r.expiry, r.derived_key LIMIT {limit}"
+             ORDER BY r.expiry, r.derived_key LIMIT {limit}",
+            self.dialect().by_primary_key(),
         );
         let sql = self.sql(&sql);
         let mut params: Vec<Value<'_>> = vec![source.into(), after.at.into()];
@@ -592,7 +593,7 @@ impl Store {
             "SELECT r.derived_key, r.event_id FROM /*_*/event_sources r{index} \
              WHERE r.source = ? AND r.expiry < ? AND NOT EXISTS \
              (SELECT 1 FROM /*_*/scheduled_events WHERE id = r.event_id) \
-             ORDER BY r.source, r.expiry, r.derived_key LIMIT {limit}"
+             ORDER BY r.expiry, r.derived_key LIMIT {limit}"
         );
         let sql = self.sql(&sql);
         let read = |row: &dyn Row| (row.text(0), EventId(row.int(1)));

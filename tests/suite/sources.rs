@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::support::process::{Ended, Running, eventually};
 use crate::support::site::Site;
 
+mod trouble;
+
 /// 2027-03-01 00:00 UTC.
 const START: i64 = 1_803_859_200;
 const HOUR: i64 = 3600;
@@ -458,4 +460,50 @@ on_both_databases! {
 fn run_quietly(site: &Site, instant: i64) {
     let ended = at(site, instant, &["run"]);
     assert_eq!(ended.stdout, "", "{ended:?}");
+}
+
+#[test]
+fn mistakes_in_a_source_are_named_with_their_line() {
+    let site = Site::sqlite();
+    let with = |more: &str| {
+        let stated = "[source.a]\ntype = \"note\"\nsql = \"SELECT 1\"\n";
+        format!("{NOTE}{stated}{more}\n")
+    };
+    for (text, why) in [
+        (with("evry = \"5m\""), "did you mean `every`?"),
+        (with("key = \"id\""), "it is a column that `sql` gives"),
+        (with("every = \"0s\""), "every"),
+        (
+            with("every = \"2h\"\nhorizon = \"1h\""),
+            "at least as long as `every`",
+        ),
+        (with("lead = \"200y\""), "at most 100 years"),
+        (with("max_rows = 0"), "max_rows"),
+        (
+            with("").replace("\"note\"\nsql", "\"nte\"\nsql"),
+            "did you mean `note`?",
+        ),
+        (with("").replace("sql = \"SELECT 1\"", ""), "has no `sql`"),
+        (
+            with("").replace("SELECT 1", "DELETE FROM a"),
+            "a source is one SELECT, not DELETE",
+        ),
+        (
+            with("").replace("SELECT 1", "SELECT :id"),
+            "unknown parameter :id",
+        ),
+        (
+            with("").replace("SELECT 1", "SELECT 1; SELECT 2"),
+            "only one statement",
+        ),
+    ] {
+        let refused = site.config(&text).punctual(["list"]);
+        assert_eq!(
+            (refused.code, refused.stderr.lines().count()),
+            (78, 1),
+            "{refused:?}"
+        );
+        assert!(refused.stderr.contains("punctual.toml:"), "{refused:?}");
+        assert!(refused.stderr.contains(why), "{why}: {refused:?}");
+    }
 }

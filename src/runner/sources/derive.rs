@@ -109,3 +109,133 @@ fn moved<'p>(record: &Record, to: &'p Derived, due_at: UnixSeconds) -> Move<'p> 
         due_at,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGAN: UnixSeconds = UnixSeconds(2_000_000_000);
+
+    fn source() -> Source {
+        Source {
+            sql: String::new(),
+            type_name: "a".into(),
+            every: 60,
+            horizon: 3600,
+            lead: 100,
+            priority: 0,
+            max_rows: 1000,
+            enabled: true,
+        }
+    }
+
+    /// An expiry so many seconds after the scan began.
+    fn row(key: &str, after: i64) -> Derived {
+        Derived {
+            key: key.to_owned(),
+            expiry: UnixSeconds(BEGAN.0 + after),
+            payload: None,
+        }
+    }
+
+    fn record(key: &str, after: i64, event: i64, is_ready: Option<bool>) -> Record {
+        let expiry = UnixSeconds(BEGAN.0 + after);
+        Record {
+            key: key.to_owned(),
+            expiry,
+            event: EventId(event),
+            missed_by: None,
+            live: is_ready.map(|is_ready| Live {
+                is_ready,
+                was_tried: false,
+                due_at: source().due_at(expiry),
+            }),
+        }
+    }
+
+    /// What becomes of one key: new expiries, moves from and to, expiries that wait.
+    fn decided(rows: &[i64], known: &[Record], missed: &[i64]) -> [Vec<i64>; 3] {
+        let rows: Vec<Derived> = rows.iter().map(|after| row("k", *after)).collect();
+        let rows: Vec<&Derived> = rows.iter().collect();
+        let missed = missed.iter().map(|id| EventId(*id)).collect();
+        let plan = decide(&source(), &rows, known, (BEGAN, BEGAN), &missed);
+        let after = |one: &Derived| one.expiry.since(BEGAN);
+        [
+            plan.new.iter().map(|one| after(one)).collect(),
+            (plan.moves.iter())
+                .flat_map(|one| [one.from.0 - BEGAN.0, after(one.to)])
+                .collect(),
+            plan.twofold.iter().map(|one| after(one)).collect(),
+        ]
+    }
+
+    #[test]
+    fn what_is_known_stays_what_is_new_is_made_once() {
+        let none: Vec<i64> = Vec::new();
+        assert_eq!(
+            decided(&[5, 5], &[], &[]),
+            [vec![5], none.clone(), none.clone()]
+        );
+        for live in [None, Some(true), Some(false)] {
+            let known = [record("k", 5, 1, live)];
+            assert_eq!(
+                decided(&[5], &known, &[]),
+                [none.clone(), none.clone(), none.clone()]
+            );
+        }
+    }
+
+    #[test]
+    fn a_ready_event_moves_to_where_its_row_is_and_a_running_one_stays() {
+        let none: Vec<i64> = Vec::new();
+        let moved = [none.clone(), vec![50, 5], none.clone()];
+        assert_eq!(decided(&[5], &[record("k", 50, 1, Some(true))], &[]), moved);
+        let missed = [record("k", 5, 1, Some(true))];
+        assert_eq!(
+            decided(&[50], &missed, &[1]),
+            [none.clone(), vec![5, 50], none.clone()]
+        );
+        let before = [record("k", -5, 1, Some(true))];
+        assert_eq!(
+            decided(&[50], &before, &[]),
+            [none.clone(), vec![-5, 50], none.clone()]
+        );
+        let running = [record("k", 5, 1, Some(false))];
+        assert_eq!(
+            decided(&[50], &running, &[1]),
+            [vec![50], none.clone(), none]
+        );
+    }
+
+    #[test]
+    fn of_two_expiries_the_earlier_one_comes_first() {
+        let none: Vec<i64> = Vec::new();
+        assert_eq!(
+            decided(&[5, 50], &[], &[]),
+            [vec![5], none.clone(), vec![50]]
+        );
+        let later = [record("k", 50, 1, Some(true))];
+        let wanted = [none.clone(), vec![50, 5], vec![60]];
+        assert_eq!(decided(&[5, 60], &later, &[]), wanted);
+        let through = [record("k", 5, 1, None)];
+        assert_eq!(
+            decided(&[5, 50], &through, &[]),
+            [vec![50], none.clone(), none]
+        );
+    }
+
+    #[test]
+    fn another_lead_moves_what_nobody_has_tried() {
+        let at = |was_tried| {
+            let mut known = record("k", 500, 1, Some(true));
+            known.live = known.live.map(|live| Live {
+                due_at: UnixSeconds(7),
+                was_tried,
+                ..live
+            });
+            decided(&[500], &[known], &[])[1].clone()
+        };
+        assert_eq!(at(false), [500, 500]);
+        assert_eq!(at(true), [0; 0]);
+    }
+}

@@ -210,9 +210,12 @@ pub(crate) fn rows() -> Vec<Row> {
     rows
 }
 
-/// Whether it is passed by a run with schedules only: those are crossed in `recurring`.
+/// Whether it is passed by a run with schedules or sources only: those are crossed in `recurring`
+/// and in `sources`.
 pub(crate) fn is_of_schedules(name: &str) -> bool {
-    name.starts_with("schedules.") || name.starts_with("plan.")
+    ["schedules.", "plan.", "sources."]
+        .iter()
+        .any(|family| name.starts_with(family))
 }
 
 fn scene(name: &str) -> Scene {
