@@ -366,7 +366,13 @@ impl Runner<'_> {
                 _ => stop.clone(),
             };
             let derived: Vec<&Derived> = part.iter().filter_map(|(_, one)| one.as_ref()).collect();
-            self.write_part(scan, &derived, cursor, &end, is_last && ends_page)?;
+            self.write_part(
+                scan,
+                (&derived, part.len() as u64),
+                cursor,
+                &end,
+                is_last && ends_page,
+            )?;
             cursor.clone_from(&end);
             left = rest;
             if ends_page {
@@ -388,7 +394,7 @@ impl Runner<'_> {
     fn write_part(
         &mut self,
         scan: &mut Scan<'_>,
-        derived: &[&Derived],
+        (derived, seen): (&[&Derived], u64),
         after: &Position,
         end: &Position,
         is_last: bool,
@@ -402,6 +408,7 @@ impl Runner<'_> {
             let writer = PartWriter {
                 scan,
                 derived,
+                seen,
                 range: (&after, end),
                 is_last,
                 run_id: self.run_id,
@@ -586,7 +593,9 @@ impl Scan<'_> {
     ) -> (Judged, Position, bool) {
         let mut rows = Vec::with_capacity(page.rows.len());
         let is_over = |seen: u64| seen >= self.source.max_rows;
-        let mut last_at = is_over(self.row.rows_seen).then_some(cursor.at);
+        // Counted once they are written: a page that is cut is read again.
+        let mut seen = self.row.rows_seen;
+        let mut last_at = is_over(seen).then_some(cursor.at);
         let mut stop = if page.is_full {
             cursor.clone()
         } else {
@@ -601,8 +610,8 @@ impl Scan<'_> {
                 self.findings.cut_at = Some(self.source.max_rows);
                 return (rows, Position::start(end), true);
             }
-            self.row.rows_seen += 1;
-            if is_over(self.row.rows_seen) {
+            seen += 1;
+            if is_over(seen) {
                 last_at = last_at.or(Some(position.at));
             }
             if page.is_full {
@@ -669,6 +678,8 @@ fn remark(before: Option<&str>, findings: &Findings) -> Option<String> {
 struct PartWriter<'p, 's> {
     scan: &'p Scan<'s>,
     derived: &'p [&'p Derived],
+    /// Rows that it was made of, faulty ones included.
+    seen: u64,
     range: (&'p Position, &'p Position),
     is_last: bool,
     run_id: i64,
@@ -711,6 +722,7 @@ impl PartWriter<'_, '_> {
             &missed,
         );
         self.carry_out(store, &plan, &mut row, &mut findings)?;
+        row.rows_seen += self.seen;
         row.cursor = Some(self.range.1.clone());
         if self.is_last && row.missed == 0 {
             row = scan.end(store, (row, &findings), (self.run_id, self.now))?;

@@ -136,13 +136,14 @@ on_both_databases! {
         site.write("sources.committed:1.go", "");
         site.finish(cut).ok();
         assert_eq!(live(site).len(), 500);
-        let scan = "SELECT cursor_at, cursor_key, rows_seen > 0, watermark < began FROM event_scans";
+        let scan = "SELECT cursor_at, cursor_key, rows_seen, watermark < began FROM event_scans";
         let cursor = (START + 1499).to_string();
-        assert_eq!(site.rows(scan), [[cursor.as_str(), "500", "1", "1"]]);
+        assert_eq!(site.rows(scan), [[cursor.as_str(), "500", "500", "1"]]);
         // It is gone where the look has been, and found gone by the next one.
         site.sql("DELETE FROM member WHERE id IN (10, 700)");
         run_at(site, START + 110);
         assert_eq!(live(site).len(), 1199);
+        assert_eq!(site.query_i64("SELECT rows_seen FROM event_scans"), 1199);
         assert!(live(site).contains(&(10, 1009)));
         run_at(site, START + 200);
         check_live(site, "the look after that");
