@@ -223,6 +223,8 @@ id, the payload and the key stay; the counts start anew.")]
     Check(CheckArgs),
     /// What happens again and again, and when
     Schedules(SchedulesArgs),
+    /// Events derived from rows of a site's own tables, and how far it was looked
+    Sources(SourcesArgs),
     /// Create work of the past by hand: a plan first, then the events
     Backfill(backfill::BackfillArgs),
     /// Remove old history now, instead of bit by bit after each run
@@ -503,9 +505,9 @@ pub struct ResumeArgs {
 
 Lag is the age of the oldest due event of a type that has a handler and is not paused. WARNING
 also for: unresolved dead or unknown events, due events without a handler, rows whose due_at or
-priority is out of range, an open breaker, a schedule whose last slot lies more than a day ahead, no
-tick for --warn-lag and ten minutes. CRITICAL also for a database that cannot be used; UNKNOWN for a
-wrong command line or configuration.
+priority is out of range, an open breaker, a schedule whose last slot lies more than a day ahead, a
+source whose query fails, no tick for --warn-lag and ten minutes. CRITICAL also for a database that
+cannot be used; UNKNOWN for a wrong command line or configuration.
 
 --json prints one object: level, code, message, lag_s, due, unresolved_dead, unresolved_unknown.")]
 pub struct CheckArgs {
@@ -555,6 +557,39 @@ What came while it was paused is not made up for.")]
     #[command(after_help = "\
 --json prints one object a line: kind (change, silent, collision, busy) and what it is about.")]
     Lint,
+}
+
+/// `sources`.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct SourcesArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: SourcesCommand,
+}
+
+/// What `sources` does.
+#[derive(Debug, Subcommand)]
+pub enum SourcesCommand {
+    /// List all sources, and when each is looked at next
+    #[command(after_help = "\
+--json prints one object a line: name, what is stated, watermark (expiries before it have been looked
+at for the last time), window_end, scan_began (of a scan that the next run goes on with), looked_at,
+next_look, rows, made, moved, missed, error, remark.")]
+    List,
+    /// Show one source, and the first events that it would derive now
+    #[command(after_help = "\
+--json prints one object: what `sources list --json` prints, and would_derive: a list of key,
+expires_at, due_at and payload; or an object with the error of its query.")]
+    Show(SourceName),
+}
+
+/// Which source.
+#[derive(Debug, Args)]
+pub struct SourceName {
+    /// The source
+    #[arg(value_name = "NAME")]
+    pub name: String,
 }
 
 /// Which schedule.

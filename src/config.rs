@@ -12,20 +12,22 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Exit, Failure};
 use crate::schedule::Schedule;
+use crate::source::Source;
 use crate::zone::Zone;
 
 mod event_type;
 mod file;
+mod layers;
 mod my_cnf;
 mod permission;
 mod sample;
 mod schedule;
 mod section;
-mod sources;
+mod source;
 mod url;
 
+pub use layers::{Env, Layers, load, load_without_file};
 pub use sample::sample;
-pub use sources::{Env, Sources, load, load_without_file};
 
 /// Why there is no configuration to work with. Each message is one line and names a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,6 +107,10 @@ pub struct Config {
     pub types: BTreeMap<String, TypeConfig>,
     /// `[schedule.NAME]`, by name.
     pub schedules: BTreeMap<String, Schedule>,
+    /// `[source.NAME]`, by name.
+    pub sources: BTreeMap<String, Source>,
+    /// The lines of the file on which their `sql` stands.
+    pub source_lines: BTreeMap<String, usize>,
 }
 
 impl Config {

@@ -123,6 +123,9 @@ pub fn exit_of_database(kind: DbErrorKind) -> Exit {
         DbErrorKind::Denied | DbErrorKind::ReadOnly => Exit::Permission,
         DbErrorKind::Full | DbErrorKind::Io => Exit::Io,
         DbErrorKind::NotADatabase | DbErrorKind::NoSchema => Exit::Configuration,
-        DbErrorKind::Duplicate | DbErrorKind::Unsupported | DbErrorKind::Statement => Exit::Bug,
+        DbErrorKind::Duplicate
+        | DbErrorKind::TooLong
+        | DbErrorKind::Unsupported
+        | DbErrorKind::Statement => Exit::Bug,
     }
 }

@@ -54,6 +54,19 @@ pub const POINTS: &[(&str, &str)] = &[
         "plan.committed",
         "slots have become events, watermarks are moved",
     ),
+    ("sources.page", "a page of a source has been read"),
+    (
+        "sources.commit",
+        "what a page says is derived, the cursor moved, not committed",
+    ),
+    (
+        "sources.committed",
+        "what a page says is derived, the cursor moved",
+    ),
+    (
+        "sources.end",
+        "a source has been looked at as a whole, and that is committed",
+    ),
     ("watchdog.armed", "the watchdog stands, nothing is claimed"),
     ("lanes.planned", "the types that may fire are known"),
     ("claim.selected", "the ids of a wave are chosen"),

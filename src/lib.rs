@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | [`cli`], [`cmd`] | the command line as types; a file a command family; all that prints |
 //! | [`config`] | flags over environment over file over defaults, validated into one `Config` |
-//! | [`runner`] | a run: recovery, slots, waves, sweeps, its endings, the wait for more; the dry run |
+//! | [`runner`] | a run: recovery, slots, sources, waves, sweeps, its endings, the wait for more; the dry run |
 //! | [`lock`], [`lease`] | the three layers that keep runs apart |
 //! | [`store`] | every query, written once for both dialects |
 //! | [`db`] | the narrow connection; each driver named in one file; the schema and its migrations |
@@ -21,6 +21,7 @@
 //! | [`when`], [`zone`], [`recurrence`] | times as written; what clocks show where; rules |
 //! | [`schedule`] | a rule and its event; what becomes of missed slots. Pure |
 //! | [`backfill`] | what of the past is created by hand, how fast, and the plan for it. Pure |
+//! | [`source`] | a query that events are derived from; what its rows say. Pure |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`token`] | random digits that nobody can guess |
 //! | [`error`] | what changes the exit code, and nothing else |
@@ -54,9 +55,10 @@
 //!    the database. `sql` effects are the exception: effect, history and removal are one
 //!    transaction, and the trace of the wave is committed before it. A sweep is a row of such
 //!    transactions; until the last the event stays ready, marked as begun.
-//!    Slots of schedules likewise: events and watermark are one transaction behind the gate. A
-//!    backfill's events and its place are one too, guarded by the place that was seen: it needs no
-//!    lease, for it fires nothing.
+//!    Slots of schedules likewise: events and watermark are one transaction behind the gate. So is
+//!    each part of a source: its events, what was derived, and the cursor. A backfill's events and
+//!    its place are one too, guarded by the place that was seen: it needs no lease, for it fires
+//!    nothing.
 //! 5. **`kill -9` needs no clean-up step.** Whatever a run leaves, the first steps of the next
 //!    recover. A COMMIT without an answer is settled by reading, on a new connection that neither
 //!    claims nor fires.
@@ -99,6 +101,7 @@ pub mod recurrence;
 pub mod retry;
 pub mod runner;
 pub mod schedule;
+pub mod source;
 pub mod spawn;
 pub mod store;
 pub mod token;

@@ -17,7 +17,7 @@ use crate::fault::point;
 use crate::lease::{Applicant, Lease};
 use crate::lock::{self, Asked, FileLock};
 use crate::spawn::{Reactor, Sleeper};
-use crate::store::peek::TypeState;
+use crate::store::peek::{Peek, TypeState};
 use crate::store::runs::{Counts, Progress};
 use crate::store::settle::{Ack, Fate};
 use crate::store::{Install, Stopped, Store};
@@ -35,6 +35,7 @@ mod recovery;
 mod report;
 pub mod signals;
 pub mod slots;
+pub mod sources;
 mod sweeps;
 mod waves;
 
@@ -283,10 +284,11 @@ pub fn run(
         failures: Vec::new(),
         misconfigured: BTreeMap::new(),
         without_rule: Vec::new(),
+        remarks: Vec::new(),
         prune_at: peek.lease.prune_at,
         watch,
     };
-    Ok(runner.work(&lock_path, &states, peek.next_slot))
+    Ok(runner.work(&lock_path, &states, &peek))
 }
 
 /// Events whose endings a COMMIT without an answer may have recorded.
@@ -366,23 +368,22 @@ pub(crate) struct Runner<'r> {
     failures: Vec<(String, EventId, String)>,
     /// Types that cannot fire, each with the line that says why.
     misconfigured: BTreeMap<String, String>,
-    /// Why schedules make no more events: their rules cannot be read.
+    /// Why schedules make no more events, and sources none: their rules cannot be read, their
+    /// queries fail.
     without_rule: Vec<String>,
+    /// What is to be known of sources, though all that can be derived is.
+    remarks: Vec<String>,
     prune_at: UnixSeconds,
     watch: &'r mut Watch<'r>,
 }
 
 impl Runner<'_> {
-    fn work(
-        mut self,
-        lock_path: &Path,
-        states: &[TypeState],
-        next_slot: Option<UnixSeconds>,
-    ) -> Report {
+    fn work(mut self, lock_path: &Path, states: &[TypeState], peek: &Peek) -> Report {
         let drained = self.note_asides(lock_path).and_then(|()| {
             self.store.keep_ids_from_coming_back()?;
             let suspects = self.recover()?;
-            self.make_slots(next_slot)?;
+            self.make_slots(peek.next_slot)?;
+            self.look_at_sources(peek.next_look)?;
             self.open_lanes(states, &suspects)?;
             self.drain()?;
             if self.options.linger {

@@ -2,11 +2,14 @@
 -- event_schedules. The columns and their order equal sql/sqlite/0002_schedules.sql; a test compares
 -- them. New tables only: nothing that a site has is rebuilt, and it may be repeated.
 
--- When each schedule has its next slot: what an idle tick looks at. No row: none is to come.
+-- When each schedule has its next slot, and each source is looked at next (kind: `schedule` or
+-- `source`): what an idle tick looks at. No row: none is to come.
 CREATE TABLE IF NOT EXISTS /*_*/event_next (
-  schedule     VARBINARY(191) NOT NULL PRIMARY KEY,
+  kind         VARBINARY(16)  NOT NULL,
+  name         VARBINARY(191) NOT NULL,
   slot         BIGINT         NOT NULL,
-  KEY /*_*/event_next_slot (slot, schedule)
+  PRIMARY KEY (kind, name),
+  KEY /*_*/event_next_slot (kind, slot, name)
 ) ENGINE=InnoDB;
 
 -- The slots that became events: none twice, whatever clocks and backups do. `slots` is how many the

@@ -1,12 +1,15 @@
 -- punctual, schema 2, SQLite: what schedules need beside event_schedules.
 -- The columns and their order equal sql/mysql/0002_schedules.sql; a test compares them.
 
--- When each schedule has its next slot: what an idle tick looks at. No row: none is to come.
+-- When each schedule has its next slot, and each source is looked at next (kind: `schedule` or
+-- `source`): what an idle tick looks at. No row: none is to come.
 CREATE TABLE IF NOT EXISTS /*_*/event_next (
-  schedule     TEXT    NOT NULL PRIMARY KEY,
-  slot         INTEGER NOT NULL
+  kind         TEXT    NOT NULL,
+  name         TEXT    NOT NULL,
+  slot         INTEGER NOT NULL,
+  PRIMARY KEY (kind, name)
 );
-CREATE INDEX IF NOT EXISTS /*_*/event_next_slot ON /*_*/event_next (slot, schedule);
+CREATE INDEX IF NOT EXISTS /*_*/event_next_slot ON /*_*/event_next (kind, slot, name);
 
 -- The slots that became events: none twice, whatever clocks and backups do. `slots` is how many the
 -- event stands for.

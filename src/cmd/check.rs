@@ -124,6 +124,8 @@ struct Found {
     misfits: i64,
     /// Schedules that a clock which was ahead has silenced.
     ahead: Vec<String>,
+    /// Sources whose query fails.
+    failing: Vec<String>,
     /// Seconds since a run last looked or worked; `None`: none ever did.
     quiet: Option<i64>,
 }
@@ -166,6 +168,9 @@ fn look(context: &Context, args: &CheckArgs) -> anyhow::Result<Found> {
     (found.dead, found.unknown) = (dead, unknown);
     found.misfits = store.misfits()?.count + store.misfit_priorities()?.count;
     found.ahead = store.schedules_ahead(UnixSeconds(now.0 + AHEAD), NAMED + 1)?;
+    if !context.config.sources.is_empty() {
+        found.failing = store.failing_sources(NAMED + 1)?;
+    }
     found.quiet = quiet(context, &mut store, now)?;
     Ok(found)
 }
@@ -233,6 +238,12 @@ impl Found {
             all.push(format!(
                 "silent since the clock was ahead, `punctual schedules resume`: {}",
                 named(&self.ahead)
+            ));
+        }
+        if !self.failing.is_empty() {
+            all.push(format!(
+                "failing query, `punctual sources list`: {}",
+                named(&self.failing)
             ));
         }
         match self.quiet {

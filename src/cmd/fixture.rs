@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{Context, Output, init};
 use crate::clock::Clock;
-use crate::config::{self, Config, Database, Env, Sources};
+use crate::config::{self, Config, Database, Env, Layers};
 use crate::db::{Access, Cell, query_all};
 use crate::store::Store;
 use crate::zone::Zone;
@@ -123,14 +123,14 @@ impl Fixture {
 }
 
 fn load(home: &Path, file: &Path) -> Config {
-    let sources = Sources {
+    let layers = Layers {
         config_flag: Some(file.to_owned()),
         database_flag: Some("sqlite:events.db".to_owned()),
         env: Env::from_iter([("PUNCTUAL_STATE_DIR", home.join("state"))]),
         cwd: home.to_owned(),
         allow_unsafe: true,
     };
-    config::load(&sources).expect("a test's own configuration")
+    config::load(&layers).expect("a test's own configuration")
 }
 
 struct Printed(Rc<RefCell<Vec<u8>>>);

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Context, dialect};
 use crate::cli::{Global, InitArgs};
 use crate::clock::Clock;
-use crate::config::{self, Config, Database, Sources};
+use crate::config::{self, Config, Database, Layers};
 use crate::db::{Access, AdvisoryLock, migrate};
 use crate::error::{Exit, Failure};
 use crate::lock::{self, Asked, FileLock};
@@ -32,8 +32,8 @@ pub struct SetUp {
 }
 
 /// Whether the file that was asked for does not exist yet, so that `init` is to write it.
-pub fn must_write(sources: &Sources) -> bool {
-    asked_for(sources).is_some_and(|path| !path.exists())
+pub fn must_write(layers: &Layers) -> bool {
+    asked_for(layers).is_some_and(|path| !path.exists())
 }
 
 /// `punctual init`.
@@ -48,7 +48,7 @@ pub fn main(context: &Context, global: &Global, args: &InitArgs) -> anyhow::Resu
     }
     let written = match &context.config.file {
         Some(_) => None,
-        None => Some(write_file(&super::sources(global)?, &context.config)?),
+        None => Some(write_file(&super::layers(global)?, &context.config)?),
     };
     let config = match &written {
         Some(file) => reload(global, file)?,
@@ -85,6 +85,7 @@ pub fn set_up(config: &Config, clock: Clock, adopt: bool) -> anyhow::Result<SetU
         install_id,
         database_name,
         schedules: String::new(),
+        sources: String::new(),
         zone_data: String::new(),
     };
     if store.advisory_lock(&install)? == AdvisoryLock::Busy {
@@ -100,16 +101,16 @@ fn at_work() -> Failure {
     Failure::temporary("a run is at work on this database; try again when it has ended")
 }
 
-fn asked_for(sources: &Sources) -> Option<PathBuf> {
-    let asked = sources.config_flag.clone();
-    let asked = asked.or_else(|| sources.env.get("PUNCTUAL_CONFIG").map(PathBuf::from));
-    asked.map(|path| sources.cwd.join(path))
+fn asked_for(layers: &Layers) -> Option<PathBuf> {
+    let asked = layers.config_flag.clone();
+    let asked = asked.or_else(|| layers.env.get("PUNCTUAL_CONFIG").map(PathBuf::from));
+    asked.map(|path| layers.cwd.join(path))
 }
 
 /// Writes the sample, for its owner only: it will hold commands, perhaps a password.
-fn write_file(sources: &Sources, config: &Config) -> anyhow::Result<PathBuf> {
-    let path = asked_for(sources).unwrap_or_else(|| sources.cwd.join(DEFAULT_FILE));
-    let text = sample(sources, config, path.parent());
+fn write_file(layers: &Layers, config: &Config) -> anyhow::Result<PathBuf> {
+    let path = asked_for(layers).unwrap_or_else(|| layers.cwd.join(DEFAULT_FILE));
+    let text = sample(layers, config, path.parent());
     let refuse = |error: std::io::Error| {
         let message = format!("cannot write {}: {error}", path.display());
         match error.kind() {
@@ -127,12 +128,12 @@ fn write_file(sources: &Sources, config: &Config) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn sample(sources: &Sources, config: &Config, directory: Option<&Path>) -> String {
-    let from_env = sources
+fn sample(layers: &Layers, config: &Config, directory: Option<&Path>) -> String {
+    let from_env = layers
         .env
         .get("PUNCTUAL_DATABASE")
         .and_then(|value| value.to_str());
-    let named = sources.database_flag.as_deref().or(from_env);
+    let named = layers.database_flag.as_deref().or(from_env);
     let Some(url) = named else {
         return config::sample(DEFAULT_DATABASE);
     };
@@ -147,7 +148,7 @@ fn sample(sources: &Sources, config: &Config, directory: Option<&Path>) -> Strin
     }
     match (&config.database, directory) {
         // Relative to the working directory here, to the file's there.
-        (Some(database @ Database::Sqlite { .. }), Some(directory)) if directory != sources.cwd => {
+        (Some(database @ Database::Sqlite { .. }), Some(directory)) if directory != layers.cwd => {
             config::sample(&database.to_string())
         }
         _ => config::sample(url),
@@ -167,12 +168,12 @@ fn holds_password(url: &str) -> bool {
 
 /// The configuration as every other command will find it from now on.
 fn reload(global: &Global, file: &Path) -> anyhow::Result<Config> {
-    let sources = super::sources(global)?;
-    let sources = Sources {
+    let layers = super::layers(global)?;
+    let layers = Layers {
         config_flag: Some(file.to_owned()),
-        ..sources
+        ..layers
     };
-    Ok(config::load(&sources).map_err(Failure::from)?)
+    Ok(config::load(&layers).map_err(Failure::from)?)
 }
 
 fn require_directory(config: &Config) -> anyhow::Result<()> {

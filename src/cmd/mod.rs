@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Cli, Command, Global, RunArgs};
 use crate::clock::{Clock, UnixSeconds};
-use crate::config::{self, Config, Database, Env, HandlerConfig, Sources};
+use crate::config::{self, Config, Database, Env, HandlerConfig, Layers};
 use crate::db::{Access, Dialect};
 use crate::error::{Exit, Failure, exit_of};
 use crate::handler::sql;
@@ -40,6 +40,7 @@ pub mod run;
 pub mod said;
 pub mod schedules;
 pub mod show;
+pub mod sources;
 pub mod status;
 pub mod types;
 pub mod usage;
@@ -109,6 +110,7 @@ fn dispatch(context: &Context, cli: &Cli) -> anyhow::Result<u8> {
         Command::Status => status::main(context),
         Command::Check(args) => check::main(context, args),
         Command::Schedules(args) => schedules::main(context, args),
+        Command::Sources(args) => sources::main(context, args),
         Command::Backfill(args) => backfill::main(context, &cli.global, args),
         Command::Prune(args) => prune::main(context, args),
         Command::Completions { shell } => manual::completions(context, *shell),
@@ -238,7 +240,7 @@ fn is_tick(args: &RunArgs, error: &anyhow::Error) -> bool {
 }
 
 fn configuration(cli: &Cli) -> anyhow::Result<Config> {
-    let sources = sources(&cli.global)?;
+    let layers = layers(&cli.global)?;
     let loaded = match cli.command {
         // What they do is the same everywhere, whatever stands in a file.
         Command::Demo | Command::Completions { .. } | Command::Man => {
@@ -246,24 +248,24 @@ fn configuration(cli: &Cli) -> anyhow::Result<Config> {
             let env = kept
                 .filter_map(|name| Some((name, std::env::var_os(name)?)))
                 .collect();
-            let nothing = Sources {
+            let nothing = Layers {
                 config_flag: None,
                 database_flag: None,
                 env,
-                ..sources
+                ..layers
             };
             config::load_without_file(&nothing)
         }
-        Command::Init(_) if init::must_write(&sources) => config::load_without_file(&sources),
-        _ => config::load(&sources),
+        Command::Init(_) if init::must_write(&layers) => config::load_without_file(&layers),
+        _ => config::load(&layers),
     };
     Ok(loaded.map_err(Failure::from)?)
 }
 
-fn sources(global: &Global) -> anyhow::Result<Sources> {
+fn layers(global: &Global) -> anyhow::Result<Layers> {
     let cwd = std::env::current_dir()
         .map_err(|error| Failure::io(format!("the working directory: {error}")))?;
-    Ok(Sources {
+    Ok(Layers {
         config_flag: global.config.clone(),
         database_flag: global.database.clone(),
         env: Env::of_process(),
@@ -291,6 +293,14 @@ fn check_statements(config: &Config) -> anyhow::Result<()> {
         if let Some(guard) = &handled.guard {
             sql::compile_guard(guard, dialect).map_err(|error| refuse("guard", error))?;
         }
+    }
+    for (name, source) in &config.sources {
+        sql::source::compile(&source.sql, dialect).map_err(|error| {
+            let file = config.file.clone().unwrap_or_default();
+            let line = config.source_lines.get(name).copied().unwrap_or_default();
+            let place = format!("{}:{line}", file.display());
+            Failure::configuration(format!("{place}: [source.{name}] sql: {error}"))
+        })?;
     }
     Ok(())
 }

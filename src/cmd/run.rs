@@ -189,7 +189,7 @@ fn conclude(context: &Context, args: &RunArgs, report: &Report) -> u8 {
     if failed {
         complain(&failures(report));
     }
-    for line in &report.misconfigured {
+    for line in report.misconfigured.iter().chain(&report.remarks) {
         say(context, line);
     }
     if let Some(trouble) = &report.trouble {

@@ -20,6 +20,8 @@ use crate::when::format_duration;
 
 /// Runs shown to people.
 const RUNS: usize = 5;
+/// Sources named.
+const SOURCES: usize = 100;
 const DAY: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// `punctual status`.
@@ -54,6 +56,8 @@ struct Status {
     last_run: Option<LastRun>,
     running_by: Option<Holder>,
     types: BTreeMap<String, TypeStatus>,
+    /// Sources whose query fails.
+    failing_sources: Vec<String>,
     #[serde(skip)]
     now: UnixSeconds,
     /// The wave in hand of the run at work.
@@ -129,6 +133,11 @@ impl Status {
                 one.sweeping = store.sweeps_under_way(name, now)?;
             }
         }
+        let failing_sources = if config.sources.is_empty() {
+            Vec::new()
+        } else {
+            store.failing_sources(SOURCES)?
+        };
         let Unresolved { dead, unknown } = store.unresolved()?;
         let sum = |part: fn(&Backlog) -> i64| backlog.iter().map(part).sum();
         let oldest = backlog.iter().filter_map(|one| one.oldest_due_at).min();
@@ -147,6 +156,7 @@ impl Status {
             last_run: store.last_runs(1)?.into_iter().next().map(LastRun::from),
             running_by: holder,
             types,
+            failing_sources,
             now,
             wave,
         })
@@ -166,6 +176,17 @@ impl Status {
                 "unresolved: {} dead, {} unknown; see `punctual list --history --outcome dead`, \
                  then `retry` or `resolve` them",
                 self.unresolved_dead, self.unresolved_unknown
+            ))?;
+        }
+        if !self.failing_sources.is_empty() {
+            let names: Vec<String> = self
+                .failing_sources
+                .iter()
+                .map(|name| escape(name))
+                .collect();
+            out.line(format!(
+                "sources whose query fails: {}; see `punctual sources list`",
+                names.join(", ")
             ))?;
         }
         out.line(format!(

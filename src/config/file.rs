@@ -8,12 +8,13 @@ use ::url::Url;
 
 use super::section::{Document, Entry, Section};
 use super::url::{self, DatabaseUrl};
-use super::{ConfigError, RunConfig, TypeConfig, event_type, schedule};
+use super::{ConfigError, RunConfig, TypeConfig, event_type, schedule, source};
 use crate::schedule::Schedule;
+use crate::source::Source;
 use crate::when::parse_zone;
 use crate::zone::Zone;
 
-const TOP: [&str; 8] = [
+const TOP: [&str; 9] = [
     "database",
     "password_file",
     "table_prefix",
@@ -22,6 +23,7 @@ const TOP: [&str; 8] = [
     "run",
     "type",
     "schedule",
+    "source",
 ];
 const RUN: [&str; 12] = [
     "max_time",
@@ -57,6 +59,8 @@ pub(super) struct FileSettings {
     pub(super) run: RunConfig,
     pub(super) types: BTreeMap<String, TypeConfig>,
     pub(super) schedules: BTreeMap<String, Schedule>,
+    pub(super) sources: BTreeMap<String, Source>,
+    pub(super) source_lines: BTreeMap<String, usize>,
 }
 
 /// `database`, and how a message names its place.
@@ -84,6 +88,15 @@ pub(super) fn read(shown: &str, text: &str, base: &Path) -> Result<FileSettings,
         Some(entry) => schedules(&entry.section()?, &types, timezone.as_ref())?,
         None => BTreeMap::new(),
     };
+    let mut sources = BTreeMap::new();
+    let mut source_lines = BTreeMap::new();
+    if let Some(entry) = top.get("source") {
+        for entry in entry.section()?.entries() {
+            let (source, line) = source::read(&entry, &types)?;
+            sources.insert(entry.key.to_owned(), source);
+            source_lines.insert(entry.key.to_owned(), line);
+        }
+    }
     Ok(FileSettings {
         database: top
             .get("database")
@@ -102,6 +115,8 @@ pub(super) fn read(shown: &str, text: &str, base: &Path) -> Result<FileSettings,
         },
         types,
         schedules,
+        sources,
+        source_lines,
     })
 }
 

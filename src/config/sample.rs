@@ -120,4 +120,17 @@ history_failed = "1y"                   # dead and unknown
 # missed_max = 100
 # # start = "2026-12-01"                # no slots before
 # # end = "2027-12-01"                  # nor after
+
+# A source makes events of what is in the database already: of each row of its query, for when it
+# comes to its end.
+#
+# [source.membership]
+# type = "reminder"
+# sql = "SELECT id AS `key`, ends AS due_at, user FROM membership WHERE ends >= :from AND ends < :until"
+# lead = "1d"                           # fire so long before
+# every = "5m"                          # how often it is looked at
+# horizon = "1h"                        # how far ahead of what is due; at least `every`
+# max_rows = 1000000                    # of one look: the earliest, the others later
+# priority = 0
+# # enabled = false
 "#;

@@ -133,7 +133,7 @@ pub(super) fn read(
     Ok(schedule)
 }
 
-fn type_of(
+pub(super) fn type_of(
     section: &Section<'_>,
     types: &BTreeMap<String, TypeConfig>,
 ) -> Result<String, ConfigError> {
@@ -148,7 +148,10 @@ fn type_of(
     Err(entry.mistake(&format!("names no [type.…] of this file{near}")))
 }
 
-fn whole_seconds(entry: &Entry<'_>, length: Option<Duration>) -> Result<u64, ConfigError> {
+pub(super) fn whole_seconds(
+    entry: &Entry<'_>,
+    length: Option<Duration>,
+) -> Result<u64, ConfigError> {
     match length {
         Some(length) if length.subsec_nanos() == 0 => Ok(length.as_secs()),
         _ => Err(entry.mistake("must be whole seconds")),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::sources::{Places, load_at};
+use super::layers::{Places, load_at};
 use super::*;
 
 mod mistakes;
@@ -16,7 +16,7 @@ mod trust;
 /// A site with a home, a working directory and an `/etc` of its own.
 struct Site {
     root: TempDir,
-    sources: Sources,
+    layers: Layers,
 }
 
 impl Site {
@@ -27,14 +27,14 @@ impl Site {
         }
         let home = root.path().join("home").into_os_string();
         let env = [("HOME", home), ("USER", "login".into())];
-        let sources = Sources {
+        let layers = Layers {
             config_flag: None,
             database_flag: None,
             env: env.into_iter().collect(),
             cwd: root.path().join("work"),
             allow_unsafe: false,
         };
-        Self { root, sources }
+        Self { root, layers }
     }
 
     /// With `text` as `work/punctual.toml`.
@@ -54,7 +54,7 @@ impl Site {
     fn env(&mut self, variables: &[(&str, &str)]) -> &mut Self {
         let home = self.root.path().join("home").to_str().unwrap().to_owned();
         let base = [("HOME", home.as_str()), ("USER", "login")];
-        self.sources.env = base.into_iter().chain(variables.iter().copied()).collect();
+        self.layers.env = base.into_iter().chain(variables.iter().copied()).collect();
         self
     }
 
@@ -64,7 +64,7 @@ impl Site {
             sockets: Vec::new(),
             user: 1000,
         };
-        load_at(&self.sources, &places)
+        load_at(&self.layers, &places)
     }
 
     fn refusal(&self) -> String {
@@ -86,7 +86,7 @@ fn without_a_file_every_default_holds() {
     let site = Site::new();
     let config = site.load().unwrap();
     assert_eq!((config.file, config.database), (None, None));
-    assert_eq!(config.base_dir, site.sources.cwd);
+    assert_eq!(config.base_dir, site.layers.cwd);
     assert_eq!(config.table_prefix, "");
     assert_eq!(
         config.state_dir,
@@ -163,7 +163,7 @@ fn a_type_has_the_documented_defaults() {
     let command = CommandConfig {
         argv: vec!["true".to_owned()],
         mode: Mode::Each,
-        cwd: site.sources.cwd.clone(),
+        cwd: site.layers.cwd.clone(),
         env: BTreeMap::new(),
         pass_env: Vec::new(),
     };
@@ -339,7 +339,7 @@ fn files_are_looked_for_in_the_documented_order() {
         "table_prefix = \"flag\"\nstate_dir = \"s\"",
         0o644,
     );
-    site.sources.config_flag = Some(flag.clone());
+    site.layers.config_flag = Some(flag.clone());
     let config = site.load().unwrap();
     assert_eq!(
         (config.table_prefix.as_str(), config.file),
@@ -360,15 +360,15 @@ fn a_file_that_was_asked_for_must_be_there_and_readable() {
             .starts_with("PUNCTUAL_CONFIG names absent.toml, which does not")
     );
     assert!(matches!(refusal, ConfigError::Unreadable(_)));
-    site.sources.config_flag = Some(PathBuf::from("gone.toml"));
+    site.layers.config_flag = Some(PathBuf::from("gone.toml"));
     assert!(
         site.refusal()
             .starts_with("--config names gone.toml, which does not exist")
     );
-    site.sources.config_flag = Some(PathBuf::from("."));
+    site.layers.config_flag = Some(PathBuf::from("."));
     assert!(site.refusal().ends_with("is a directory, not a file"));
     site.file("work/big.toml", &"#".repeat((1 << 20) + 1), 0o600);
-    site.sources.config_flag = Some(PathBuf::from("big.toml"));
+    site.layers.config_flag = Some(PathBuf::from("big.toml"));
     assert!(site.refusal().contains("larger than 1 MiB"));
 }
 
@@ -399,7 +399,7 @@ fn the_environment_wins_over_the_file_and_a_flag_over_both() {
         ("env", Some("Europe/Amsterdam"))
     );
     assert_eq!(config.state_dir, site.work("env"));
-    site.sources.database_flag = Some("sqlite:flag.db".to_owned());
+    site.layers.database_flag = Some("sqlite:flag.db".to_owned());
     let config = site.load().unwrap();
     assert_eq!(
         config.database,
@@ -413,7 +413,7 @@ fn the_environment_wins_over_the_file_and_a_flag_over_both() {
 fn paths_in_the_environment_start_at_the_working_directory_and_those_in_a_file_at_the_file() {
     let mut site = Site::new();
     site.file("etc/c.toml", "database = \"sqlite:a.db\"", 0o600);
-    site.sources.config_flag = Some(PathBuf::from("../etc/c.toml"));
+    site.layers.config_flag = Some(PathBuf::from("../etc/c.toml"));
     let Some(Database::Sqlite { path }) = site.load().unwrap().database else {
         panic!("sqlite")
     };
@@ -463,22 +463,22 @@ fn a_mistake_in_the_environment_names_the_variable() {
 #[test]
 fn the_state_directory_has_a_private_place_even_without_a_home() {
     let mut site = Site::new();
-    site.sources.env = Env::default();
+    site.layers.env = Env::default();
     assert_eq!(site.load().unwrap().state_dir, site.work(".punctual-state"));
     let places = Places {
         config: site.work("none.toml"),
         sockets: Vec::new(),
         user: 0,
     };
-    let config = load_at(&site.sources, &places).unwrap();
+    let config = load_at(&site.layers, &places).unwrap();
     assert_eq!(config.state_dir, Path::new("/var/lib/punctual"));
-    site.sources.env = [("XDG_STATE_HOME", "/x/state")].into_iter().collect();
+    site.layers.env = [("XDG_STATE_HOME", "/x/state")].into_iter().collect();
     assert_eq!(
         site.load().unwrap().state_dir,
         Path::new("/x/state/punctual")
     );
     // Relative ones are to be ignored.
-    site.sources.env = [("XDG_STATE_HOME", "state"), ("HOME", "/h")]
+    site.layers.env = [("XDG_STATE_HOME", "state"), ("HOME", "/h")]
         .into_iter()
         .collect();
     assert_eq!(

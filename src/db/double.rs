@@ -11,6 +11,10 @@ use crate::clock::UnixSeconds;
 pub enum Call<'c> {
     /// A statement with what is bound: `execute` or `query`.
     Statement(&'c str, &'c [Value<'c>]),
+    /// The question for the columns of a query.
+    Columns(&'c str),
+    /// How long queries may take.
+    Limit,
     /// BEGIN.
     Begin,
     /// COMMIT.
@@ -79,6 +83,14 @@ impl<H: Hooks> Db for Hooked<H> {
     fn query(&mut self, sql: &str, params: &[Value<'_>], on_row: &mut OnRow<'_>) -> DbResult<()> {
         self.ask(Call::Statement(sql, params))?
             .query(sql, params, on_row)
+    }
+
+    fn columns(&mut self, sql: &str) -> DbResult<Vec<String>> {
+        self.ask(Call::Columns(sql))?.columns(sql)
+    }
+
+    fn limit_queries(&mut self, longest: Option<Duration>) -> DbResult<()> {
+        self.ask(Call::Limit)?.limit_queries(longest)
     }
 
     fn begin(&mut self) -> DbResult<()> {

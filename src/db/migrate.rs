@@ -29,6 +29,11 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("../../sql/sqlite/0003_backfills.sql"),
         mysql: include_str!("../../sql/mysql/0003_backfills.sql"),
     },
+    Migration {
+        number: 4,
+        sqlite: include_str!("../../sql/sqlite/0004_sources.sql"),
+        mysql: include_str!("../../sql/mysql/0004_sources.sql"),
+    },
 ];
 
 /// Where the table prefix goes, in our scripts and queries alike.

@@ -136,6 +136,13 @@ pub trait Row {
     /// The value in column `index`, counting from 0.
     fn cell(&self, index: usize) -> Cell<'_>;
 
+    /// The date or time of day in column `index`, written out, where the dialect has such values:
+    /// [`Row::cell`] shows them as NULL.
+    fn date(&self, index: usize) -> Option<String> {
+        let _ = index;
+        None
+    }
+
     /// A whole number; NULL and anything else reads as `None`.
     fn opt_int(&self, index: usize) -> Option<i64> {
         match self.cell(index) {
@@ -207,6 +214,8 @@ pub enum DbErrorKind {
     NoSchema,
     /// A UNIQUE or primary key is taken.
     Duplicate,
+    /// It took longer than [`Db::limit_queries`] allows.
+    TooLong,
     /// The server cannot do this at all (a proxy or cluster without GET_LOCK).
     Unsupported,
     /// Anything else: a wrong statement, a violated CHECK.
@@ -280,6 +289,16 @@ pub trait Db {
     /// # Errors
     /// As [`Db::execute`].
     fn query(&mut self, sql: &str, params: &[Value<'_>], on_row: &mut OnRow<'_>) -> DbResult<()>;
+
+    /// The names of the columns that a query has, without running it.
+    ///
+    /// # Errors
+    /// As [`Db::execute`]: what is wrong with the query.
+    fn columns(&mut self, sql: &str) -> DbResult<Vec<String>>;
+
+    /// From now on a query that takes longer than this fails ([`DbErrorKind::TooLong`]); `None`:
+    /// there is no such limit. For queries of others than us.
+    fn limit_queries(&mut self, longest: Option<Duration>) -> DbResult<()>;
 
     /// Starts a write transaction (SQLite: BEGIN IMMEDIATE).
     fn begin(&mut self) -> DbResult<()>;

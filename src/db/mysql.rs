@@ -143,6 +143,31 @@ impl Db for Mysql {
         result.map_err(|error| self.failed(&error))
     }
 
+    fn columns(&mut self, sql: &str) -> DbResult<Vec<String>> {
+        self.usable()?;
+        let prepared = self.conn.prep(sql);
+        let statement = prepared.map_err(|error| self.failed(&error))?;
+        let columns = statement.columns();
+        let names = columns.iter().map(|column| column.name_str());
+        Ok(names.map(std::borrow::Cow::into_owned).collect())
+    }
+
+    fn limit_queries(&mut self, longest: Option<Duration>) -> DbResult<()> {
+        let millis = longest.map_or(0, |longest| longest.as_millis().max(1));
+        // MariaDB has a name and a unit of its own for it. It counts from 10, and says 5.5.5 first.
+        let version = self.conn.server_version();
+        let sql = if version.0 >= 10 || version == (5, 5, 5) {
+            format!(
+                "SET max_statement_time = {}.{:03}",
+                millis / 1000,
+                millis % 1000
+            )
+        } else {
+            format!("SET max_execution_time = {millis}")
+        };
+        self.execute(&sql, &[]).map(drop)
+    }
+
     fn begin(&mut self) -> DbResult<()> {
         self.execute("START TRANSACTION", &[]).map(drop)
     }
@@ -316,6 +341,12 @@ impl Row for mysql::Row {
             _ => Cell::Null,
         }
     }
+
+    fn date(&self, index: usize) -> Option<String> {
+        let value = self.as_ref(index)?;
+        let is_date = matches!(value, mysql::Value::Date(..) | mysql::Value::Time(..));
+        is_date.then(|| value.as_sql(true).trim_matches('\'').to_owned())
+    }
 }
 
 fn bound(value: &Value<'_>) -> mysql::Value {
@@ -397,11 +428,16 @@ fn explain(error: &mysql::Error) -> DbError {
         1051 | 1054 | 1146 => DbErrorKind::NoSchema,
         1022 | 1062 | 1586 => DbErrorKind::Duplicate,
         1235 => DbErrorKind::Unsupported,
+        1969 | 3024 => DbErrorKind::TooLong,
         _ => DbErrorKind::Statement,
+    };
+    let message = match said.code {
+        1969 | 3024 => "it took too long; give it an index, or less to do".to_owned(),
+        _ => said.message.clone(),
     };
     DbError {
         kind,
-        message: said.message.clone(),
+        message,
         code: i64::from(said.code),
     }
 }

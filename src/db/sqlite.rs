@@ -13,11 +13,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, ffi, params_from_iter};
 use super::{
     Access, AdvisoryLock, Cell, Db, DbError, DbErrorKind, DbResult, Dialect, OnRow, Row, Value,
 };
-use crate::clock::{Clock, UnixSeconds};
+use crate::clock::{Clock, UnixSeconds, monotonic};
 
 /// How long a statement waits for another writer. PHP holds write locks for milliseconds; five
 /// seconds is its own usual setting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// So many of SQLite's own steps lie between two looks whether a query takes too long: about a
+/// millisecond.
+const STEPS: i32 = 10_000;
 /// Statements kept prepared.
 const STATEMENTS: usize = 64;
 
@@ -114,6 +117,21 @@ impl Db for Sqlite {
             Ok(())
         };
         run().map_err(|e| self.error(&e))
+    }
+
+    fn columns(&mut self, sql: &str) -> DbResult<Vec<String>> {
+        let names = || -> rusqlite::Result<Vec<String>> {
+            let statement = self.connection.prepare_cached(sql)?;
+            let names = statement.column_names();
+            Ok(names.map(str::to_owned).collect())
+        };
+        names().map_err(|e| self.error(&e))
+    }
+
+    fn limit_queries(&mut self, longest: Option<Duration>) -> DbResult<()> {
+        let until = longest.map(|longest| monotonic() + longest);
+        let is_over = until.map(|until| move || monotonic() >= until);
+        (self.connection.progress_handler(STEPS, is_over)).map_err(|e| self.error(&e))
     }
 
     fn begin(&mut self) -> DbResult<()> {
@@ -223,6 +241,7 @@ fn explain(error: &rusqlite::Error, path: &Path) -> DbError {
         ErrorCode::DiskFull => DbErrorKind::Full,
         ErrorCode::SystemIoFailure => DbErrorKind::Io,
         ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => DbErrorKind::NotADatabase,
+        ErrorCode::OperationInterrupted => DbErrorKind::TooLong,
         ErrorCode::CannotOpen => DbErrorKind::Unavailable,
         ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => {
             DbErrorKind::Denied
@@ -261,6 +280,7 @@ fn remedy(code: ErrorCode) -> &'static str {
         ErrorCode::DiskFull => "; make room",
         ErrorCode::DatabaseBusy => "; another program holds it: try again when that has ended",
         ErrorCode::ReadOnly => "; let this user write the file and its directory",
+        ErrorCode::OperationInterrupted => ": it took too long; give it an index, or less to do",
         ErrorCode::CannotOpen => "; let this user read the file and search its directory",
         _ => "",
     }

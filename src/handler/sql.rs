@@ -1,18 +1,20 @@
 //! The `sql` handler: statements of the configuration, one each, run on the runner's own connection
-//! inside the ack transaction (DESIGN §6), and `guard` and `lag` queries, run before it.
+//! inside the ack transaction (DESIGN §6), and `guard` and `lag` queries, run before it. The queries
+//! of sources are read here too.
 //!
 //! Rows never become SQL: a statement is fixed text, `:name` in it a bound parameter.
 
 use std::borrow::Cow;
 
-use chrono::DateTime;
 use serde_json::Value as Json;
 
 use crate::clock::UnixSeconds;
 use crate::db::{Cell, Db, DbError, DbErrorKind, DbResult, Dialect, Value, query_one};
 use crate::event::Event;
+use crate::source::mediawiki_time;
 
 mod scan;
+pub mod source;
 
 use scan::scan;
 
@@ -192,14 +194,6 @@ impl Statement {
             .iter()
             .any(|param| matches!(param, Param::Field(_)))
     }
-}
-
-/// `YYYYMMDDHHMMSS` in UTC, as MediaWiki stores instants: to be bound as a string, since a number
-/// would make MySQL scan the whole index (RULINGS, experiments).
-fn mediawiki_time(instant: UnixSeconds) -> String {
-    DateTime::from_timestamp(instant.0, 0)
-        .map(|utc| utc.format("%Y%m%d%H%M%S").to_string())
-        .unwrap_or_default()
 }
 
 fn parse_payload(statements: &[Statement], event: &Event) -> DbResult<Json> {

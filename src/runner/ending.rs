@@ -303,6 +303,7 @@ impl Runner<'_> {
                 .into_values()
                 .chain(self.without_rule)
                 .collect(),
+            remarks: self.remarks,
             trouble: self.trouble.clone(),
         };
         // The watchdog goes before the lock does: a free lock means that no child lives on.

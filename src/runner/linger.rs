@@ -13,7 +13,7 @@ use anyhow::Context;
 use super::idle::{idle, next_start, nothing_waits};
 use super::recovery::Suspects;
 use super::signals::Signals;
-use super::{Options, Report, Runner, Stop, Trouble, slots};
+use super::{Options, Report, Runner, Stop, Trouble, slots, sources};
 use crate::clock::{Clock, UnixSeconds, monotonic};
 use crate::config::Config;
 use crate::db::{DbError, DbErrorKind, DbResult};
@@ -118,8 +118,9 @@ impl Waiting<'_> {
         let cutoff = self.options.cutoff(peek.now);
         point("peek.done");
         vigil.next = peek.next();
-        let mut is_work =
-            !nothing_waits(&peek, peek.now) || slots::wait(&peek, install, self.config, cutoff);
+        let mut is_work = !nothing_waits(&peek, peek.now)
+            || slots::wait(&peek, install, self.config, cutoff)
+            || sources::wait(&peek, install, self.config, cutoff);
         if !is_work && peek.next_due.is_none_or(|due| due > cutoff) {
             return Ok(Seen::Nothing(peek));
         }
@@ -128,7 +129,7 @@ impl Waiting<'_> {
             let until = self.sleeper.map_or(cutoff, |_| UnixSeconds::MAX);
             let wants = |name: &str| self.options.wants(name);
             let start = next_start(store, self.config, &wants, &states, peek.now, until)?;
-            vigil.next = earliest(start, peek.next_slot);
+            vigil.next = earliest(start, peek.next_planned());
             is_work = start.is_some_and(|at| at <= cutoff);
         }
         if !is_work {
@@ -328,13 +329,14 @@ impl Runner<'_> {
         Ok(peek)
     }
 
-    /// Makes events of slots that have come. What the types stand at, if one of them has something
+    /// Makes events of slots that have come, and of what sources say. What the types stand at, if one of them has something
     /// to start now.
     fn look(&mut self, vigil: &mut Vigil) -> Result<Option<Vec<TypeState>>, Trouble> {
         let mut peek = self.peek(vigil)?;
-        if peek.next_slot.is_some_and(|slot| slot <= peek.now) {
+        if peek.next_planned().is_some_and(|at| at <= peek.now) {
             self.cutoff = peek.now;
             self.make_slots(peek.next_slot)?;
+            self.look_at_sources(peek.next_look)?;
             peek = self.peek(vigil)?;
         }
         let now = peek.now;
@@ -347,7 +349,7 @@ impl Runner<'_> {
         let wants = |name: &str| self.options.wants(name) && !out.iter().any(|out| out == name);
         let (store, config) = (&mut self.store, self.config);
         let start = next_start(store, config, &wants, &states, now, UnixSeconds::MAX)?;
-        vigil.next = earliest(start, peek.next_slot);
+        vigil.next = earliest(start, peek.next_planned());
         if start.is_none_or(|at| at > now) {
             return Ok(None);
         }

@@ -1,5 +1,5 @@
 //! The dry run: what a run would start, in start order, without a lock and without a write.
-//! Recoverable rows are included, and slots that would become events; guards are not run;
+//! Recoverable rows are included, and what slots and sources would make events of; guards are not run;
 //! concurrency is taken as one and rates and time as unlimited.
 
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use std::path::Path;
 use super::idle::is_held;
 use super::judge::too_late;
 use super::lane::{Lane, Work};
-use super::{Options, slots};
+use super::{Options, slots, sources};
 use crate::clock::UnixSeconds;
 use crate::config::{Config, HandlerConfig, TypeConfig};
 use crate::db::DbResult;
@@ -27,7 +27,7 @@ pub struct Planned {
     pub event: Event,
     /// Whether a dead run holds it: it would be recovered first.
     pub recovered: bool,
-    /// Whether it is a slot still, and has no id.
+    /// Whether it is a slot still, or a row of a source, and has no id.
     pub is_slot: bool,
 }
 
@@ -48,7 +48,9 @@ pub fn plan(
     let now = store.now()?;
     let today = now;
     let cutoff = options.due_before.unwrap_or(now);
-    let slots = slots::planned(store, config, install, now, cutoff)?;
+    let mut slots = slots::planned(store, config, install, now, cutoff)?;
+    slots.extend(sources::preview::planned(store, config, now, cutoff)?);
+    let slots = slots;
     // A later cutoff asks what a run at that time would start.
     let now = now.max(cutoff);
     let states = store.type_states()?;

@@ -73,6 +73,8 @@ pub struct Report {
     pub failures: Vec<String>,
     /// Types that were left alone because what is configured for them does not work.
     pub misconfigured: Vec<String>,
+    /// What is to be said of sources, though it is no failure.
+    pub remarks: Vec<String>,
     /// What the database said when it was lost, or refused to go on.
     pub trouble: Option<DbError>,
 }
@@ -93,6 +95,7 @@ impl Report {
             types: BTreeMap::new(),
             failures: Vec::new(),
             misconfigured: Vec::new(),
+            remarks: Vec::new(),
             trouble: None,
         }
     }

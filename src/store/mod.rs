@@ -30,6 +30,7 @@ pub mod report;
 pub mod runs;
 pub mod schedules;
 pub mod settle;
+pub mod sources;
 mod statement;
 
 /// The columns that [`read_event`] reads, in its order. How many slots an event stands for is told
@@ -112,6 +113,7 @@ impl Store {
             install_id,
             database_name: name,
             schedules: value(schedules::FINGERPRINT).unwrap_or_default(),
+            sources: value(sources::FINGERPRINT).unwrap_or_default(),
             zone_data: value(schedules::ZONE_DATA).unwrap_or_default(),
         })
     }
@@ -323,6 +325,8 @@ pub struct Install {
     pub database_name: String,
     /// Of which schedules of a configuration the tables are, as [`schedules::fingerprint`] has it.
     pub schedules: String,
+    /// Of which sources, as [`sources::fingerprint`] has it.
+    pub sources: String,
     /// With which version of the zones' rules next slots were found.
     pub zone_data: String,
 }

@@ -25,6 +25,8 @@ pub struct Peek {
     pub next_due: Option<UnixSeconds>,
     /// The earliest slot of all schedules that is to become an event.
     pub next_slot: Option<UnixSeconds>,
+    /// When the first of all sources is to be looked at.
+    pub next_look: Option<UnixSeconds>,
 }
 
 /// Where in a type's order the next wave begins: behind this event of this priority.
@@ -111,9 +113,14 @@ fn read_candidate(row: &dyn Row) -> Candidate {
 }
 
 impl Peek {
-    /// The first instant that is due to come: of an event or of a slot.
+    /// The first instant that is due to come: of an event, of a slot or of a look at a source.
     pub fn next(&self) -> Option<UnixSeconds> {
-        earliest(self.next_due, self.next_slot)
+        earliest(self.next_due, self.next_planned())
+    }
+
+    /// The first instant at which an event may be made.
+    pub fn next_planned(&self) -> Option<UnixSeconds> {
+        earliest(self.next_slot, self.next_look)
     }
 }
 
@@ -123,10 +130,11 @@ pub fn earliest(one: Option<UnixSeconds>, other: Option<UnixSeconds>) -> Option<
 }
 
 impl Store {
-    /// The time, the lease, running rows, the next due instant and the next slot, in one statement.
+    /// The time, the lease, running rows, the next due instant, slot and look, in one statement.
     pub fn peek(&mut self) -> DbResult<Option<Peek>> {
         let on_host = self.db.host_clock();
         let clock = self.db.clock_in_sql().map(|clock| clock.join(", "));
+        let next = self.hint(" FORCE INDEX (/*_*/event_next_slot)");
         let (index, time) = (self.due_index(), clock.as_deref().unwrap_or("NULL, NULL"));
         let sql = format!(
             "SELECT {LEASE_COLUMNS}, \
@@ -134,14 +142,17 @@ impl Store {
               ORDER BY due_at, id LIMIT 1), \
              (SELECT due_at FROM /*_*/scheduled_events{index} WHERE status = 'ready' \
               ORDER BY due_at, id LIMIT 1), \
-             (SELECT slot FROM /*_*/event_next WHERE slot >= 0 ORDER BY slot LIMIT 1), {time} \
+             (SELECT slot FROM /*_*/event_next{next} WHERE kind = 'schedule' \
+              AND slot >= 0 ORDER BY slot LIMIT 1), \
+             (SELECT slot FROM /*_*/event_next{next} WHERE kind = 'source' \
+              AND slot >= 0 ORDER BY slot LIMIT 1), {time} \
              FROM /*_*/event_lease l WHERE l.name = 'run'"
         );
         let sql = self.sql(&sql);
         query_one(&mut *self.db, &sql, &[], |row| {
             let (now, over) = on_host.unwrap_or_else(|| {
-                let micros = u64::try_from(row.int(14)).unwrap_or(0);
-                (UnixSeconds(row.int(13)), Duration::from_micros(micros))
+                let micros = u64::try_from(row.int(15)).unwrap_or(0);
+                (UnixSeconds(row.int(14)), Duration::from_micros(micros))
             });
             Peek {
                 now,
@@ -150,6 +161,7 @@ impl Store {
                 running: row.opt_int(10).is_some(),
                 next_due: row.opt_int(11).map(UnixSeconds),
                 next_slot: row.opt_int(12).map(UnixSeconds),
+                next_look: row.opt_int(13).map(UnixSeconds),
             }
         })
     }

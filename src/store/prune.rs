@@ -1,6 +1,8 @@
 //! Old history leaves in small transactions, by primary key, so that a site's own writes never
 //! wait for it (RULINGS 37).
 
+use std::time::Duration;
+
 use super::Store;
 use crate::clock::UnixSeconds;
 use crate::config::RunConfig;
@@ -9,6 +11,9 @@ use crate::event::Outcome;
 
 /// Rows removed in one transaction.
 const CHUNK: usize = 1000;
+
+/// What a source has derived is remembered for so long at the least: clocks are put back.
+const A_WEEK: Duration = Duration::from_hours(7 * 24);
 
 /// How long finished things are kept.
 #[derive(Debug, Clone, Copy)]
@@ -81,12 +86,37 @@ impl Store {
         if removed > 0 {
             return Ok(removed);
         }
+        let removed = self.forget_derived(old)?;
+        if removed > 0 {
+            return Ok(removed);
+        }
         let removed = self.remove("event_runs", "run_id", &format!("finished_at < {old}"))?;
         if removed > 0 {
             return Ok(removed);
         }
         let asides = format!("lock_id = '' AND aside_at < {old}");
         self.remove("event_aside", "aside_id", &asides)
+    }
+
+    /// Forgets what sources have derived long ago: seen from where they are looked at, which a clock
+    /// that is put back does not move much.
+    fn forget_derived(&mut self, old: UnixSeconds) -> DbResult<usize> {
+        for scan in self.scans()? {
+            let is_stated = !scan.rule.is_empty();
+            let behind = if is_stated {
+                old.min(scan.watermark.before(A_WEEK))
+            } else {
+                old
+            };
+            let removed = self.forget_records(&scan.source, behind, CHUNK)?;
+            if removed > 0 {
+                return Ok(removed);
+            }
+            if !is_stated {
+                self.forget_scan(&scan.source)?;
+            }
+        }
+        Ok(0)
     }
 
     /// Removes the oldest rows above the cap. Ids are dense but for what was pruned before, so the

@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 
 use super::Store;
 use crate::clock::UnixSeconds;
-use crate::db::{DbResult, Row, query_one};
+use crate::db::{DbResult, Row, Value, query_one};
 use crate::event::{Epoch, EventId, MAX_ERROR_BYTES, keep_tail};
 
 /// What a run did, counted.
@@ -240,17 +240,31 @@ impl Store {
 
     /// Adds a line to the log of decisions.
     pub fn log(&mut self, entry: &LogEntry<'_>) -> DbResult<()> {
-        let sql = "INSERT INTO /*_*/event_log (logged_at, run_id, event_id, type, decision, detail) \
-                   VALUES (?, ?, ?, ?, ?, ?)";
-        let sql = self.sql(sql);
-        let params = [
-            entry.at.into(),
-            entry.run_id.into(),
-            entry.event.map(|id| id.0).into(),
-            entry.type_name.into(),
-            entry.decision.into(),
-            keep_tail(entry.detail, MAX_ERROR_BYTES).into(),
-        ];
+        self.log_all(std::slice::from_ref(entry))
+    }
+
+    /// Adds lines to the log of decisions, in one statement.
+    pub fn log_all(&mut self, entries: &[LogEntry<'_>]) -> DbResult<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let rows = vec!["(?, ?, ?, ?, ?, ?)"; entries.len()].join(", ");
+        let sql = format!(
+            "INSERT INTO /*_*/event_log (logged_at, run_id, event_id, type, decision, detail) \
+             VALUES {rows}"
+        );
+        let sql = self.sql(&sql);
+        let mut params: Vec<Value<'_>> = Vec::with_capacity(entries.len() * 6);
+        for entry in entries {
+            params.extend([
+                entry.at.into(),
+                entry.run_id.into(),
+                entry.event.map(|id| id.0).into(),
+                entry.type_name.into(),
+                entry.decision.into(),
+                keep_tail(entry.detail, MAX_ERROR_BYTES).into(),
+            ]);
+        }
         self.db.execute(&sql, &params).map(drop)
     }
 

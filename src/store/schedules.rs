@@ -84,7 +84,7 @@ impl Store {
     pub fn schedules(&mut self) -> DbResult<Vec<ScheduleRow>> {
         let sql = format!(
             "SELECT {SCHEDULE_COLUMNS} FROM /*_*/event_schedules s \
-             LEFT JOIN /*_*/event_next n ON n.schedule = s.name ORDER BY s.name"
+             LEFT JOIN /*_*/event_next n ON n.kind = 'schedule' AND n.name = s.name ORDER BY s.name"
         );
         let sql = self.sql(&sql);
         query_all(&mut *self.db, &sql, &[], read_schedule)
@@ -94,7 +94,7 @@ impl Store {
     pub fn schedule(&mut self, name: &str) -> DbResult<Option<ScheduleRow>> {
         let sql = format!(
             "SELECT {SCHEDULE_COLUMNS} FROM /*_*/event_schedules s \
-             LEFT JOIN /*_*/event_next n ON n.schedule = s.name WHERE s.name = ?"
+             LEFT JOIN /*_*/event_next n ON n.kind = 'schedule' AND n.name = s.name WHERE s.name = ?"
         );
         let sql = self.sql(&sql);
         query_one(&mut *self.db, &sql, &[name.into()], read_schedule)
@@ -110,17 +110,19 @@ impl Store {
     ) -> DbResult<Vec<ScheduleRow>> {
         let (slot, name) = after.unwrap_or((UnixSeconds(-1), ""));
         let (sql, params) = Statement::fixed(self.dialect())
-            .text("SELECT n.schedule, s.rule, s.last_slot, s.paused_until, n.slot FROM ")
-            .text("/*_*/event_next n LEFT JOIN /*_*/event_schedules s ON s.name = n.schedule ")
-            .text("WHERE n.slot <= ")
+            .text("SELECT n.name, s.rule, s.last_slot, s.paused_until, n.slot FROM ")
+            .text("/*_*/event_next n")
+            .text(self.hint(" FORCE INDEX (/*_*/event_next_slot)"))
+            .text(" LEFT JOIN /*_*/event_schedules s ON s.name = n.name ")
+            .text("WHERE n.kind = 'schedule' AND n.slot <= ")
             .at(cutoff)
             .text(" AND n.slot >= ")
             .at(slot)
             .text(" AND (n.slot > ")
             .at(slot)
-            .text(" OR n.schedule > ")
+            .text(" OR n.name > ")
             .bound(name)
-            .text(") ORDER BY n.slot, n.schedule LIMIT ")
+            .text(") ORDER BY n.kind, n.slot, n.name LIMIT ")
             .int(i64::try_from(limit).unwrap_or(i64::MAX))
             .finished(self);
         query_all(&mut *self.db, &sql, &params, read_schedule)
@@ -219,12 +221,24 @@ impl Store {
 
     /// Writes when a schedule has its next slot.
     pub fn write_next(&mut self, name: &str, next: Option<UnixSeconds>) -> DbResult<()> {
+        self.write_next_of("schedule", name, next)
+    }
+
+    /// Writes when a thing of some kind is to be looked at next.
+    pub(super) fn write_next_of(
+        &mut self,
+        kind: &str,
+        name: &str,
+        next: Option<UnixSeconds>,
+    ) -> DbResult<()> {
         let Some(next) = next else {
-            let sql = self.sql("DELETE FROM /*_*/event_next WHERE schedule = ?");
-            return self.db.execute(&sql, &[name.into()]).map(drop);
+            let sql = self.sql("DELETE FROM /*_*/event_next WHERE kind = ? AND name = ?");
+            let params = [kind.into(), name.into()];
+            return self.db.execute(&sql, &params).map(drop);
         };
-        let sql = self.sql("REPLACE INTO /*_*/event_next (schedule, slot) VALUES (?, ?)");
-        self.db.execute(&sql, &[name.into(), next.into()]).map(drop)
+        let sql = self.sql("REPLACE INTO /*_*/event_next (kind, name, slot) VALUES (?, ?, ?)");
+        let params = [kind.into(), name.into(), next.into()];
+        self.db.execute(&sql, &params).map(drop)
     }
 
     /// Adds a schedule that has nothing behind it. To be called in a transaction.
@@ -321,12 +335,18 @@ impl Store {
 
 /// What tells one set of schedules from another; nothing for none.
 pub fn fingerprint<'s>(schedules: impl IntoIterator<Item = (&'s str, &'s Schedule)>) -> String {
+    let schedules = schedules.into_iter();
+    fingerprint_of(schedules.map(|(name, schedule)| (name, schedule.to_json())))
+}
+
+/// What tells one set of rules, each with its name, from another; nothing for none.
+pub(super) fn fingerprint_of<'s>(rules: impl IntoIterator<Item = (&'s str, String)>) -> String {
     use sha2::{Digest, Sha256};
     let mut digest = Sha256::new();
     let mut is_empty = true;
-    for (name, schedule) in schedules {
+    for (name, rule) in rules {
         is_empty = false;
-        for part in [name, &schedule.to_json()] {
+        for part in [name, &rule] {
             digest.update(part.len().to_be_bytes());
             digest.update(part);
         }

@@ -263,7 +263,7 @@ impl Store {
     }
 
     /// Moves rows to history with one outcome: one INSERT … SELECT, one DELETE, counts compared.
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         owner: Owner,
         writer: Writer<'_>,

@@ -68,12 +68,14 @@ impl Contents {
     }
 }
 
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 14] = [
     "scheduled_events",
     "event_schedules",
     "event_next",
     "event_slots",
     "event_backfills",
+    "event_scans",
+    "event_sources",
     "event_history",
     "event_log",
     "event_runs",

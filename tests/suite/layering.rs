@@ -118,6 +118,7 @@ fn leaves_use_nothing_of_ours_but_leaves() {
         "recurrence/",
         "retry.rs",
         "schedule.rs",
+        "source.rs",
         "nearest.rs",
         "when.rs",
         "when/",

@@ -340,7 +340,7 @@ impl Hooks for BusyAtPolls {
     fn before(&mut self, _db: &mut dyn Db, call: Call<'_>) -> DbResult<()> {
         let is_poll = match call {
             Call::Version => true,
-            Call::Statement(sql, _) => sql.contains("event_next WHERE slot >= 0"),
+            Call::Statement(sql, _) => sql.contains("event_next") && sql.contains("event_lease"),
             _ => false,
         };
         self.polls += usize::from(is_poll);

@@ -43,6 +43,7 @@ mod runs;
 mod schedules;
 mod schema;
 mod security;
+mod sources;
 mod spawn;
 mod sweeps;
 mod tls;

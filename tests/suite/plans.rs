@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable as _;
 use punctual::clock::{Clock, UnixSeconds};
-use punctual::config::{self, Config, Env, Sources};
+use punctual::config::{self, Config, Env, Layers};
 use punctual::db::{Access, Value};
 use punctual::event::Outcome;
 use punctual::runner::{self, Options, Report, Stop, World};
@@ -63,14 +63,16 @@ command = ["true"]
 rate = 1000
 "#;
 
-/// Tables in which nothing is ever searched: a row for the lease, a few for types and facts, one a
-/// backfill.
-const TINY: [&str; 5] = [
+/// Tables in which nothing is ever searched: a row for the lease, a few for types, facts, sources,
+/// one a backfill.
+const TINY: [&str; 7] = [
     "event_lease",
     "event_types",
     "punctual_meta",
     "event_backfills",
     "effects",
+    "event_scans",
+    "s",
 ];
 
 on_both_databases! {
@@ -312,7 +314,7 @@ fn fill(site: &Site, live: i64, finished: i64) {
     site.sql("UPDATE event_lease SET prune_at = 1");
 }
 
-fn series(rows: i64, columns: &str) -> String {
+pub(crate) fn series(rows: i64, columns: &str) -> String {
     // Understood by both databases, without a sequence engine.
     let digits = "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 \
                   UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 \
@@ -359,18 +361,18 @@ pub(crate) fn loaded(site: &Site) -> Config {
     ]
     .into_iter()
     .collect();
-    let sources = Sources {
+    let layers = Layers {
         config_flag: Some(site.path("punctual.toml")),
         database_flag: None,
         env,
         cwd: site.path(""),
         allow_unsafe: false,
     };
-    config::load(&sources).expect("a configuration")
+    config::load(&layers).expect("a configuration")
 }
 
 /// What is wrong with how the database would run this statement, if anything is.
-fn explained(site: &Site, statement: &Recorded) -> Option<String> {
+pub(crate) fn explained(site: &Site, statement: &Recorded) -> Option<String> {
     let verb = statement.sql.split_whitespace().next().unwrap_or("");
     let reads = ["SELECT", "UPDATE", "DELETE"].contains(&verb)
         || (verb == "INSERT" && statement.sql.contains(" FROM "));

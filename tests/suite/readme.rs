@@ -201,6 +201,34 @@ fn shell(site: &Site, script: &str) -> String {
 }
 
 #[test]
+fn the_source_it_shows_tells_a_day_before_a_membership_ends() {
+    let chapter = "## Sources: events from your own tables";
+    let text = readme();
+    let (_, behind) = text.split_once(&format!("\n{chapter}\n")).expect(chapter);
+    let block = |language: &str| {
+        let (_, rest) = behind
+            .split_once(&format!("```{language}\n"))
+            .expect(language);
+        rest.split_once("```").expect("the end of the block").0
+    };
+    let site = Site::sqlite();
+    site.config(block("toml")).init().sql(block("sql"));
+    let (script, printed) = example(chapter);
+    assert_eq!(shell(&site, &script), printed);
+    assert_eq!(shell(&site, &script), printed, "once and not again");
+    // Longer by a day than it was, a minute before the notice: the next look moves it.
+    let moved = "UPDATE membership SET ends = ends - 720000 + 86400 + 1800 WHERE id = 2";
+    site.sql(moved)
+        .sql("UPDATE event_next SET slot = 5")
+        .punctual(["run"])
+        .ok();
+    assert_eq!(
+        site.rows("SELECT unique_key, due_at = slot_at - 86400 FROM scheduled_events"),
+        [["2", "1"]]
+    );
+}
+
+#[test]
 fn the_sweep_it_shows_does_what_it_says() {
     let text = readme();
     let (_, chapter) = text.split_once("### sql: sweeps").expect("a chapter");

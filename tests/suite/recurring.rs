@@ -211,7 +211,7 @@ on_both_databases! {
         configure(site, &daily("").replace("daily", "morning"));
         run_at(site, seven(0) + HOUR);
         assert_eq!(site.rows("SELECT name FROM event_schedules"), [["morning"]]);
-        assert_eq!(site.rows("SELECT schedule FROM event_next"), [["morning"]]);
+        assert_eq!(site.rows("SELECT name FROM event_next"), [["morning"]]);
         assert_eq!(log_lines(site, "schedule removed").len(), 1);
         assert!(seen(site).is_empty());
         site.sql("DELETE FROM event_types");

@@ -9,7 +9,7 @@ use crate::support::mariadb::Server;
 use crate::support::site::Site;
 
 const NOTE: &str = "[type.note]\nhandler = \"command\"\ncommand = [\"true\"]\n";
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "event_aside",
     "event_backfills",
     "event_history",
@@ -17,6 +17,7 @@ const TABLES: [&str; 13] = [
     "event_log",
     "event_next",
     "event_runs",
+    "event_scans",
     "event_schedules",
     "event_slots",
     "event_sources",

@@ -16,7 +16,7 @@ fn a_configuration_that_others_can_write_is_refused_unless_allowed() {
         assert!(matches!(refusal, ConfigError::Unsafe(_)), "{refusal}");
         assert_eq!(refusal.exit() as u8, 77);
     }
-    site.sources.allow_unsafe = true;
+    site.layers.allow_unsafe = true;
     assert!(site.load().is_ok());
 }
 
@@ -24,7 +24,7 @@ fn a_configuration_that_others_can_write_is_refused_unless_allowed() {
 fn a_directory_that_everybody_can_write_is_refused_unless_it_is_sticky() {
     let site = Site::with("");
     let mode = |mode| {
-        fs::set_permissions(&site.sources.cwd, fs::Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(&site.layers.cwd, fs::Permissions::from_mode(mode)).unwrap();
     };
     mode(0o777);
     let refusal = site.load().unwrap_err();
@@ -38,7 +38,7 @@ fn a_directory_that_everybody_can_write_is_refused_unless_it_is_sticky() {
         site.root.path().join("etc/l.toml"),
     )
     .unwrap();
-    let mut linked = site.sources.clone();
+    let mut linked = site.layers.clone();
     linked.config_flag = Some(site.root.path().join("etc/l.toml"));
     mode(0o777);
     assert!(matches!(load(&linked), Err(ConfigError::Unsafe(_))));
@@ -91,13 +91,13 @@ fn a_password_file_is_missing_unsafe_or_wrong_by_its_own_name() {
 #[test]
 fn a_password_in_the_database_flag_is_a_usage_error() {
     let mut site = Site::new();
-    site.sources.database_flag = Some("mysql://u:hush@h/d".to_owned());
+    site.layers.database_flag = Some("mysql://u:hush@h/d".to_owned());
     let refusal = site.load().unwrap_err();
     assert!(matches!(refusal, ConfigError::Usage(_)));
     assert_eq!(refusal.exit() as u8, 2);
     assert!(refusal.to_string().contains("`ps` shows it"), "{refusal}");
     assert!(!refusal.to_string().contains("hush"), "{refusal}");
-    site.sources.database_flag = Some("mysql://h".to_owned());
+    site.layers.database_flag = Some("mysql://h".to_owned());
     assert!(matches!(site.load(), Err(ConfigError::Usage(_))));
 }
 
@@ -132,7 +132,7 @@ fn nothing_shows_a_password() {
         format!("{config:#?}"),
         database.to_string(),
         database.name(),
-        format!("{:?}", site.sources.env),
+        format!("{:?}", site.layers.env),
         format!(
             "{:?}",
             file::read("c", "database = \"mysql://u:hush@h/d\"", Path::new("/"))

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::clock::Clock;
-use crate::config::{Config, Database, Env, Sources, load};
+use crate::config::{Config, Database, Env, Layers, load};
 use crate::db::double::{Call, Hooks, hooked};
 use crate::db::{Access, Cell, Db, DbError, DbErrorKind, DbResult, Row, migrate};
 use crate::runner::{Options, Report, World, run};
@@ -30,14 +30,14 @@ impl Bed {
         fs::write(&file, format!("database = \"sqlite:events.db\"\n{types}")).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let home = root.path().as_os_str().to_owned();
-        let sources = Sources {
+        let layers = Layers {
             config_flag: Some(file),
             database_flag: None,
             env: [("HOME", home)].into_iter().collect::<Env>(),
             cwd: root.path().to_owned(),
             allow_unsafe: true,
         };
-        let config = load(&sources).unwrap();
+        let config = load(&layers).unwrap();
         let bed = Self {
             config,
             _root: root,
@@ -134,7 +134,12 @@ impl<F: FnMut(&str) -> Option<DbError>> Hooks for Faulty<F> {
             Call::Statement(sql, _) => sql,
             Call::Begin => "BEGIN",
             Call::Commit => "COMMIT",
-            Call::Now | Call::Version | Call::Ping | Call::AdvisoryLock => return Ok(()),
+            Call::Columns(_)
+            | Call::Limit
+            | Call::Now
+            | Call::Version
+            | Call::Ping
+            | Call::AdvisoryLock => return Ok(()),
         };
         (self.0)(about).map_or(Ok(()), Err)
     }

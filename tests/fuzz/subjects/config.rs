@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use punctual::config::{Config, Database, Env, Sources, load};
+use punctual::config::{Config, Database, Env, Layers, load};
 
 /// The password in the seeds.
 const PASSWORD: &str = "Hush-7";
@@ -12,7 +12,7 @@ pub(crate) fn check(data: &[u8]) {
     let site = tempfile::tempdir().expect("a temporary directory");
     let file = site.path().join("punctual.toml");
     fs::write(&file, data).expect("a file of ours");
-    let sources = Sources {
+    let layers = Layers {
         config_flag: Some(file.clone()),
         database_flag: None,
         env: Env::from_iter([("TZ", "UTC"), ("USER", "login")]),
@@ -20,7 +20,7 @@ pub(crate) fn check(data: &[u8]) {
         allow_unsafe: true,
     };
     let text = String::from_utf8_lossy(data);
-    let said = match load(&sources) {
+    let said = match load(&layers) {
         Ok(config) => {
             keeps_its_bounds(&config);
             format!("{config:?} {config:#?}")

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use punctual::config::load_without_file;
-use punctual::config::{ConfigError, Database, Env, MysqlServer, Secret, Sources};
+use punctual::config::{ConfigError, Database, Env, Layers, MysqlServer, Secret};
 
 /// The password in the seeds. Nothing that a message may repeat looks like it.
 const PASSWORD: &str = "Hush-7";
@@ -38,14 +38,14 @@ pub(crate) fn check(data: &[u8]) {
 }
 
 fn read(url: &str) -> Result<Option<Database>, ConfigError> {
-    let sources = Sources {
+    let layers = Layers {
         config_flag: None,
         database_flag: None,
         env: Env::from_iter([("PUNCTUAL_DATABASE", url), ("TZ", "UTC"), ("USER", "login")]),
         cwd: "/srv/wiki".into(),
         allow_unsafe: true,
     };
-    load_without_file(&sources).map(|config| config.database)
+    load_without_file(&layers).map(|config| config.database)
 }
 
 /// What is shown is the same whatever the password is.

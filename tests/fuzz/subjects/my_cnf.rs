@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use punctual::config::{Database, Env, Secret, Sources, load_without_file};
+use punctual::config::{Database, Env, Layers, Secret, load_without_file};
 
 pub(crate) fn check(data: &[u8]) {
     let home = tempfile::tempdir().expect("a temporary directory");
     fs::write(home.path().join(".my.cnf"), data).expect("a file of ours");
     let directory = home.path().to_str().expect("a plain path");
-    let sources = Sources {
+    let layers = Layers {
         config_flag: None,
         database_flag: None,
         env: Env::from_iter([
@@ -20,7 +20,7 @@ pub(crate) fn check(data: &[u8]) {
         cwd: home.path().to_path_buf(),
         allow_unsafe: true,
     };
-    match load_without_file(&sources) {
+    match load_without_file(&layers) {
         Ok(config) => {
             let Some(Database::Mysql(server)) = config.database else {
                 panic!("a server");

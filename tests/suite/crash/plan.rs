@@ -210,9 +210,10 @@ pub(crate) fn rows() -> Vec<Row> {
     rows
 }
 
-/// Whether it is passed by a run with schedules only: those are crossed in `recurring`.
+/// Whether it is passed by a run with schedules or sources only, or by a backfill: those are crossed
+/// in `recurring`, `sources` and `backfill`.
 pub(crate) fn is_of_others(name: &str) -> bool {
-    let others = ["schedules.", "plan.", "backfill."];
+    let others = ["schedules.", "plan.", "sources.", "backfill."];
     others.iter().any(|other| name.starts_with(other))
 }
 

@@ -1,4 +1,4 @@
-//! Where settings come from, and which of them wins.
+//! The layers that settings come from: flags, environment, files, defaults; and which of them wins.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -67,7 +67,7 @@ impl fmt::Debug for Env {
 
 /// Everything a configuration is made from, beside the files it names.
 #[derive(Clone)]
-pub struct Sources {
+pub struct Layers {
     /// `--config`.
     pub config_flag: Option<PathBuf>,
     /// `--database`.
@@ -84,16 +84,16 @@ pub struct Sources {
 ///
 /// # Errors
 /// See [`ConfigError`]; the first mistake found is the one reported.
-pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
-    load_at(sources, &Places::of_system())
+pub fn load(layers: &Layers) -> Result<Config, ConfigError> {
+    load_at(layers, &Places::of_system())
 }
 
 /// As [`load`] where no file exists: for commands that work before there is one (`init`, `demo`).
 ///
 /// # Errors
 /// See [`ConfigError`].
-pub fn load_without_file(sources: &Sources) -> Result<Config, ConfigError> {
-    load_found(sources, &Places::of_system(), None)
+pub fn load_without_file(layers: &Layers) -> Result<Config, ConfigError> {
+    load_found(layers, &Places::of_system(), None)
 }
 
 /// What is looked for at fixed places of a system.
@@ -120,25 +120,25 @@ impl Places {
     }
 }
 
-pub(super) fn load_at(sources: &Sources, places: &Places) -> Result<Config, ConfigError> {
-    let found = find_file(sources, places)?;
-    load_found(sources, places, found)
+pub(super) fn load_at(layers: &Layers, places: &Places) -> Result<Config, ConfigError> {
+    let found = find_file(layers, places)?;
+    load_found(layers, places, found)
 }
 
 fn load_found(
-    sources: &Sources,
+    layers: &Layers,
     places: &Places,
     found: Option<Found>,
 ) -> Result<Config, ConfigError> {
     let base_dir = match &found {
-        Some(found) => found.path.parent().unwrap_or(&sources.cwd).to_path_buf(),
-        None => sources.cwd.clone(),
+        Some(found) => found.path.parent().unwrap_or(&layers.cwd).to_path_buf(),
+        None => layers.cwd.clone(),
     };
     let settings = match &found {
         Some(found) => file::read(&found.shown, &found.text, &base_dir)?,
         None => FileSettings::default(),
     };
-    let table_prefix = match sources.env.text("PUNCTUAL_TABLE_PREFIX")? {
+    let table_prefix = match layers.env.text("PUNCTUAL_TABLE_PREFIX")? {
         Some(prefix) => {
             file::check_prefix(prefix)
                 .map_err(|error| from_env("PUNCTUAL_TABLE_PREFIX", &error))?;
@@ -147,7 +147,7 @@ fn load_found(
         None => settings.table_prefix.clone().unwrap_or_default(),
     };
     let timezone = match (
-        sources.env.text("PUNCTUAL_TIMEZONE")?,
+        layers.env.text("PUNCTUAL_TIMEZONE")?,
         settings.timezone.clone(),
     ) {
         (Some(name), _) => Some(
@@ -156,19 +156,21 @@ fn load_found(
         ),
         (None, Some(zone)) => Some(zone),
         // Not UTF-8 is not a zone either; set to nothing is UTC.
-        (None, None) => (sources.env.0.get(&OsString::from("TZ")))
+        (None, None) => (layers.env.0.get(&OsString::from("TZ")))
             .map(|tz| zone_of_variable(tz.to_str().unwrap_or_default())),
     };
     Ok(Config {
         file: found.map(|found| found.path),
-        state_dir: state_dir(sources, places, &settings, &base_dir)?,
+        state_dir: state_dir(layers, places, &settings, &base_dir)?,
         base_dir,
         table_prefix,
         timezone,
-        database: database(sources, places, &settings)?,
+        database: database(layers, places, &settings)?,
         run: settings.run,
         types: settings.types,
         schedules: settings.schedules,
+        sources: settings.sources,
+        source_lines: settings.source_lines,
     })
 }
 
@@ -181,8 +183,8 @@ struct Found {
     text: String,
 }
 
-fn find_file(sources: &Sources, places: &Places) -> Result<Option<Found>, ConfigError> {
-    let asked = match (&sources.config_flag, sources.env.get("PUNCTUAL_CONFIG")) {
+fn find_file(layers: &Layers, places: &Places) -> Result<Option<Found>, ConfigError> {
+    let asked = match (&layers.config_flag, layers.env.get("PUNCTUAL_CONFIG")) {
         (Some(path), _) => Some((path.clone(), "--config")),
         (None, Some(path)) => Some((PathBuf::from(path), "PUNCTUAL_CONFIG")),
         (None, None) => None,
@@ -195,31 +197,31 @@ fn find_file(sources: &Sources, places: &Places) -> Result<Option<Found>, Config
                  be, or name another"
             ))
         };
-        return open(&path, sources)?.map(Some).ok_or_else(missing);
+        return open(&path, layers)?.map(Some).ok_or_else(missing);
     }
-    let home = sources
+    let home = layers
         .env
         .directory("HOME")
         .map(|home| home.join(".config"));
-    let user = sources.env.directory("XDG_CONFIG_HOME").or(home);
+    let user = layers.env.directory("XDG_CONFIG_HOME").or(home);
     let candidates = [
         Some(PathBuf::from("punctual.toml")),
         user.map(|directory| directory.join("punctual/punctual.toml")),
         Some(places.config.clone()),
     ];
     for path in candidates.into_iter().flatten() {
-        if let Some(found) = open(&path, sources)? {
+        if let Some(found) = open(&path, layers)? {
             return Ok(Some(found));
         }
     }
     Ok(None)
 }
 
-fn open(path: &Path, sources: &Sources) -> Result<Option<Found>, ConfigError> {
+fn open(path: &Path, layers: &Layers) -> Result<Option<Found>, ConfigError> {
     let refuse =
         |error| ConfigError::Unreadable(format!("cannot find {}: {error}", path.display()));
-    let whole = absolute(sources.cwd.join(path)).map_err(refuse)?;
-    let Some(bytes) = permission::read(&whole, rule(sources, Rule::Writers))? else {
+    let whole = absolute(layers.cwd.join(path)).map_err(refuse)?;
+    let Some(bytes) = permission::read(&whole, rule(layers, Rule::Writers))? else {
         return Ok(None);
     };
     let shown = path.display().to_string();
@@ -238,8 +240,8 @@ fn open(path: &Path, sources: &Sources) -> Result<Option<Found>, ConfigError> {
     }
 }
 
-fn rule(sources: &Sources, rule: Rule) -> Rule {
-    if sources.allow_unsafe {
+fn rule(layers: &Layers, rule: Rule) -> Rule {
+    if layers.allow_unsafe {
         Rule::Anything
     } else {
         rule
@@ -251,23 +253,23 @@ fn from_env(name: &str, message: &str) -> ConfigError {
 }
 
 fn state_dir(
-    sources: &Sources,
+    layers: &Layers,
     places: &Places,
     settings: &FileSettings,
     base_dir: &Path,
 ) -> Result<PathBuf, ConfigError> {
     const NAME: &str = "PUNCTUAL_STATE_DIR";
-    if let Some(text) = sources.env.text(NAME)? {
-        return url::path_from(&sources.cwd, text).map_err(|error| from_env(NAME, &error));
+    if let Some(text) = layers.env.text(NAME)? {
+        return url::path_from(&layers.cwd, text).map_err(|error| from_env(NAME, &error));
     }
     if let Some(path) = &settings.state_dir {
         return Ok(path.clone());
     }
-    let home = sources
+    let home = layers
         .env
         .directory("HOME")
         .map(|home| home.join(".local/state"));
-    if let Some(state) = sources.env.directory("XDG_STATE_HOME").or(home) {
+    if let Some(state) = layers.env.directory("XDG_STATE_HOME").or(home) {
         return Ok(state.join("punctual"));
     }
     if places.user == 0 {
@@ -277,13 +279,13 @@ fn state_dir(
 }
 
 fn database(
-    sources: &Sources,
+    layers: &Layers,
     places: &Places,
     settings: &FileSettings,
 ) -> Result<Option<Database>, ConfigError> {
-    if let Some(text) = &sources.database_flag {
+    if let Some(text) = &layers.database_flag {
         let refuse = |error: String| ConfigError::Usage(format!("--database: {error}"));
-        let url = url::parse(text, &sources.cwd).map_err(refuse)?;
+        let url = url::parse(text, &layers.cwd).map_err(refuse)?;
         if matches!(&url, DatabaseUrl::Mysql(url) if url.password.is_some()) {
             return Err(refuse(
                 "a password on the command line is seen by everybody (`ps` shows it): put it in \
@@ -291,23 +293,23 @@ fn database(
                     .to_owned(),
             ));
         }
-        return complete(url, sources, places, settings, refuse).map(Some);
+        return complete(url, layers, places, settings, refuse).map(Some);
     }
-    if let Some(text) = sources.env.text("PUNCTUAL_DATABASE")? {
+    if let Some(text) = layers.env.text("PUNCTUAL_DATABASE")? {
         let refuse = |error: String| ConfigError::Invalid(format!("PUNCTUAL_DATABASE: {error}"));
-        let url = url::parse(text, &sources.cwd).map_err(refuse)?;
-        return complete(url, sources, places, settings, refuse).map(Some);
+        let url = url::parse(text, &layers.cwd).map_err(refuse)?;
+        return complete(url, layers, places, settings, refuse).map(Some);
     }
     let Some(from_file) = &settings.database else {
         return Ok(None);
     };
     let refuse = |error: String| ConfigError::Invalid(format!("{}: {error}", from_file.place));
-    complete(from_file.url.clone(), sources, places, settings, refuse).map(Some)
+    complete(from_file.url.clone(), layers, places, settings, refuse).map(Some)
 }
 
 fn complete(
     url: DatabaseUrl,
-    sources: &Sources,
+    layers: &Layers,
     places: &Places,
     settings: &FileSettings,
     refuse: impl Fn(String) -> ConfigError,
@@ -317,31 +319,31 @@ fn complete(
         DatabaseUrl::Mysql(url) => url,
     };
     if let (None, Some(path)) = (&url.password, &settings.password_file) {
-        url.password = Some(password(path, sources)?);
+        url.password = Some(password(path, layers)?);
     }
-    let my_cnf = client_file(&url, sources)?;
-    let login = match sources.env.text("USER")? {
+    let my_cnf = client_file(&url, layers)?;
+    let login = match layers.env.text("USER")? {
         Some(user) => Some(user),
-        None => sources.env.text("LOGNAME")?,
+        None => layers.env.text("LOGNAME")?,
     };
     url.complete(&my_cnf, login.map(str::to_owned), &places.sockets)
         .map(Database::Mysql)
         .map_err(refuse)
 }
 
-fn client_file(url: &MysqlUrl, sources: &Sources) -> Result<MyCnf, ConfigError> {
-    match sources.env.directory("HOME") {
+fn client_file(url: &MysqlUrl, layers: &Layers) -> Result<MyCnf, ConfigError> {
+    match layers.env.directory("HOME") {
         Some(home) if url.leaves_something_out() => {
-            my_cnf::read(&home.join(".my.cnf"), rule(sources, Rule::Writers))
+            my_cnf::read(&home.join(".my.cnf"), rule(layers, Rule::Writers))
         }
         _ => Ok(MyCnf::default()),
     }
 }
 
 /// The password in a file: its text without the line end that editors add.
-fn password(path: &Path, sources: &Sources) -> Result<Secret, ConfigError> {
+fn password(path: &Path, layers: &Layers) -> Result<Secret, ConfigError> {
     let shown = path.display();
-    let Some(bytes) = permission::read(path, rule(sources, Rule::Readers))? else {
+    let Some(bytes) = permission::read(path, rule(layers, Rule::Readers))? else {
         let message = format!("password_file {shown} does not exist: create it with mode 0600");
         return Err(ConfigError::Unreadable(message));
     };
