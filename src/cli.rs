@@ -573,9 +573,9 @@ pub struct SourcesArgs {
 pub enum SourcesCommand {
     /// List all sources, and when each is looked at next
     #[command(after_help = "\
---json prints one object a line: name, what is stated, watermark (expiries before it have been looked
-at for the last time), window_end, scan_began (of a scan that the next run goes on with), looked_at,
-next_look, rows, made, moved, missed, error, remark.")]
+--json prints one object a line: name, what is stated, watermark (expiries before it have been
+looked at for the last time), window_end, scan_began (of a scan that the next run goes on with),
+looked_at, next_look, rows, made, moved, missed, error, remark.")]
     List,
     /// Show one source, and the first events that it would derive now
     #[command(after_help = "\

@@ -165,7 +165,8 @@ on_both_databases! {
         assert_eq!(left_out(&plan)["became events"], THOSE + 1);
         // Nor by a run: not even where a schedule of that name begins anew in the past.
         site.sql("UPDATE event_schedules SET last_slot = 1803859200");
-        site.sql("REPLACE INTO event_next (schedule, slot) VALUES ('hourly', 1803862800)");
+        site.sql("REPLACE INTO event_next (kind, name, slot) \
+                  VALUES ('schedule', 'hourly', 1803862800)");
         let all = HOURLY.replace("skip", "all").replace("\"p\"", "\"p\"\nmissed_max = 10000");
         site.config(&format!("timezone = \"UTC\"\n{TYPES}{all}"));
         run_at(site, half_past(20));

@@ -452,7 +452,7 @@ on_both_databases! {
         assert_eq!(refused.code, 78, "{refused:?}");
         assert!(refused.stderr.contains("run `punctual init`"), "{refused:?}");
         let init = site.punctual(["init", "--json"]).ok().json();
-        assert_eq!((&init["schema_before"], &init["schema"]), (&1.into(), &3.into()));
+        assert_eq!((&init["schema_before"], &init["schema"]), (&1.into(), &4.into()));
         configure(site, &daily(""));
         run_at(site, seven(0) - HOUR);
         run_at(site, seven(0) + HOUR);

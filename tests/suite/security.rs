@@ -272,8 +272,10 @@ fn a_type_whose_name_would_add_a_header_sends_nothing() {
 /// What may be written into the text of a statement: numbers of ours, names of tables, columns and
 /// indexes that stand in the code, the words of enums, `?`, and pieces made of these. Whoever adds a
 /// name here has looked where it comes from.
-const INTO_SQL: &str = "0 CHUNK COLUMNS COUNTED_AT_MOST ENDED_COLUMNS OPEN_COLUMNS PRIORITY ENDING_COLUMNS EVENT_COLUMNS \
-    SCHEDULE_COLUMNS \
+const INTO_SQL: &str = "0 CHUNK COLUMNS COUNTED_AT_MOST ENDED_COLUMNS OPEN_COLUMNS PRIORITY \
+    ENDING_COLUMNS EVENT_COLUMNS \
+    SCHEDULE_COLUMNS SCAN_COLUMNS RECORD_COLUMNS KIND behind join more places(1,14) \
+    places(1,keys.len()) places(records.len(),4) places(derived.len(),8) places(1,derived.len()) \
     LEASE_COLUMNS NEW_COLUMNS HISTORY_COLUMNS LOCK_WAIT_TIMEOUT PRIORITIES[level] UnixSeconds::MAX \
     WAIT_TIMEOUT EVENT_COLUMNS.replace(\"payload\",\"NULL\") ack.id any_of(selection) of(selection) \
     as_what.as_str() at before bounds(selection) by_id(acks,|ack|or_null(ack.started_at.map(|_|\
@@ -285,7 +287,7 @@ const INTO_SQL: &str = "0 CHUNK COLUMNS COUNTED_AT_MOST ENDED_COLUMNS OPEN_COLUM
     id_list(endings) id_list(ids.iter().copied()) id_list(ids.iter().map(|id|id.0)) \
     id_list(page.iter().map(|id|id.0)) id_list(part.iter().map(|id|id.0)) ids \
     iferror.is_some(){\"?\"}else{\"NULL\"} index insert keep.before key limit name new newest-rows \
-    newest() now old or_null(writer.run_id) outcome own past plus_one(tally==Tally::Attempt) \
+    newest() next now old or_null(writer.run_id) outcome own past plus_one(tally==Tally::Attempt) \
     plus_one(tally==Tally::Deferral) plus_one(tally==Tally::Loss) prefix priority \
     quoted(name)? quoted_name \
     probes.join(\",\") probes.len() range row.id rows run.epoch run_id seconds seen \
