@@ -17,7 +17,7 @@
 //! | [`handler`] | what firing means: `command`, `http`, `sql`; attempts in, verdicts out |
 //! | [`spawn`], [`watchdog`] | all that starts processes; what kills them when a run is killed |
 //! | [`fair`], [`retry`] | turns, rates and breakers; delays. Pure |
-//! | [`event`], [`nearest`] | the tables' words; misspellings |
+//! | [`event`], [`nearest`], [`php`] | the tables' words; misspellings; values as PHP has them |
 //! | [`when`], [`zone`], [`recurrence`] | times as written; what clocks show where; rules |
 //! | [`schedule`] | a rule and its event; what becomes of missed slots. Pure |
 //! | [`backfill`] | what of the past is created by hand, how fast, and the plan for it. Pure |
@@ -97,6 +97,7 @@ pub mod handler;
 pub mod lease;
 pub mod lock;
 pub mod nearest;
+pub mod php;
 pub mod recurrence;
 pub mod retry;
 pub mod runner;

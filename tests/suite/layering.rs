@@ -120,6 +120,7 @@ fn leaves_use_nothing_of_ours_but_leaves() {
         "schedule.rs",
         "source.rs",
         "nearest.rs",
+        "php.rs",
         "when.rs",
         "when/",
         "zone.rs",

@@ -32,6 +32,7 @@ mod linger;
 mod model;
 mod overlap;
 mod php;
+mod php_values;
 mod plans;
 mod policies;
 mod processes;
