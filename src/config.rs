@@ -329,7 +329,9 @@ impl TypeConfig {
     pub fn sweep(&self) -> Option<&SweepConfig> {
         match &self.handler {
             HandlerConfig::Sql(sql) => sql.sweep.as_ref(),
-            HandlerConfig::Command(_) | HandlerConfig::Http(_) => None,
+            HandlerConfig::Command(_) | HandlerConfig::Http(_) | HandlerConfig::MediawikiJob(_) => {
+                None
+            }
         }
     }
 }
@@ -352,6 +354,18 @@ pub enum HandlerConfig {
     Http(HttpConfig),
     /// `handler = "sql"`.
     Sql(SqlConfig),
+    /// `handler = "mediawiki-job"`.
+    MediawikiJob(JobConfig),
+}
+
+impl HandlerConfig {
+    /// Whether it fires within the transaction that records it, without a claim before.
+    pub fn is_in_transaction(&self) -> bool {
+        match self {
+            HandlerConfig::Sql(_) | HandlerConfig::MediawikiJob(_) => true,
+            HandlerConfig::Command(_) | HandlerConfig::Http(_) => false,
+        }
+    }
 }
 
 /// `handler = "command"`.
@@ -438,6 +452,28 @@ impl Default for SweepConfig {
             lag: None,
             max_lag: Duration::from_secs(5),
         }
+    }
+}
+
+/// `handler = "mediawiki-job"`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JobConfig {
+    /// Put before the wiki's tables; `None`: the file's `table_prefix`.
+    pub table_prefix: Option<String>,
+    /// The class of the queue of each type of job, and under `default` that of all others, as
+    /// `$wgJobTypeConf` has them.
+    pub queues: BTreeMap<String, String>,
+    /// Where the wiki keeps its jobs: SQLite's file, or the name of a database; `None`: nobody said.
+    pub database: Option<String>,
+}
+
+impl JobConfig {
+    /// The class of the queue of one type of job.
+    pub fn queue_of(&self, job_type: &str) -> &str {
+        let named = self.queues.get(job_type);
+        named
+            .or_else(|| self.queues.get("default"))
+            .map_or("JobQueueDB", String::as_str)
     }
 }
 

@@ -351,6 +351,7 @@ pub fn kind(handler: &HandlerConfig) -> &'static str {
         HandlerConfig::Command(_) => "command",
         HandlerConfig::Http(_) => "http",
         HandlerConfig::Sql(_) => "sql",
+        HandlerConfig::MediawikiJob(_) => "mediawiki-job",
     }
 }
 

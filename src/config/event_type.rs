@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::file::web_url;
+use super::file::{prefix, web_url};
 use super::section::{Entry, Section};
 use super::{
-    CommandConfig, ConfigError, HandlerConfig, HttpConfig, Late, Mode, Secret, SqlConfig,
-    SweepConfig, TypeConfig,
+    CommandConfig, ConfigError, HandlerConfig, HttpConfig, JobConfig, Late, Mode, Secret,
+    SqlConfig, SweepConfig, TypeConfig,
 };
 use crate::event::MAX_TYPE_BYTES;
 
-const HANDLERS: [&str; 3] = ["command", "http", "sql"];
+const HANDLERS: [&str; 4] = ["command", "http", "sql", "mediawiki-job"];
 /// What every type may say.
 const COMMON: [&str; 13] = [
     "handler",
@@ -58,6 +58,7 @@ const SQL: [&str; 6] = [
     "lag",
     "max_lag",
 ];
+const MEDIAWIKI_JOB: [&str; 3] = ["job_table_prefix", "queues", "job_database"];
 /// What only a sweep may say.
 const SWEEP: [&str; 4] = ["chunk_pause", "timeout", "lag", "max_lag"];
 const METHODS: [&str; 5] = ["POST", "PUT", "PATCH", "DELETE", "GET"];
@@ -75,7 +76,8 @@ pub(super) fn read(entry: &Entry<'_>, base: &Path) -> Result<TypeConfig, ConfigE
     let handler = match handler {
         "command" => HandlerConfig::Command(command(&section, base, at_most_once)?),
         "http" => HandlerConfig::Http(http(&section)?),
-        _ => HandlerConfig::Sql(sql(&section)?),
+        "sql" => HandlerConfig::Sql(sql(&section)?),
+        _ => HandlerConfig::MediawikiJob(mediawiki_job(&section)?),
     };
     let default = TypeConfig::new(entry.key, handler);
     let (backoff, backoff_max) = backoff(&section, &default)?;
@@ -127,18 +129,19 @@ pub(super) fn read(entry: &Entry<'_>, base: &Path) -> Result<TypeConfig, ConfigE
 
 /// Which handler, once every key is one of its own.
 fn handler<'a>(section: &Section<'_>) -> Result<&'a str, ConfigError> {
-    let every: Vec<&str> = [&COMMON[..], &COMMAND, &HTTP, &SQL].concat();
+    let every: Vec<&str> = [&COMMON[..], &COMMAND, &HTTP, &SQL, &MEDIAWIKI_JOB].concat();
     // A misspelt `handler` is better named as such than as missing.
     section.only(&every, |_| None)?;
     let Some(index) = section.word("handler", &HANDLERS)? else {
-        return Err(
-            section.mistake("has no `handler`: write handler = \"command\", \"http\" or \"sql\"")
-        );
+        return Err(section.mistake(
+            "has no `handler`: write handler = \"command\", \"http\", \"sql\" or \"mediawiki-job\"",
+        ));
     };
     let (handler, own) = match index {
         0 => ("command", &COMMAND[..]),
         1 => ("http", &HTTP[..]),
-        _ => ("sql", &SQL[..]),
+        2 => ("sql", &SQL[..]),
+        _ => ("mediawiki-job", &MEDIAWIKI_JOB[..]),
     };
     let foreign = |entry: &Entry<'_>| !COMMON.contains(&entry.key) && !own.contains(&entry.key);
     match section.entries().find(foreign) {
@@ -149,11 +152,14 @@ fn handler<'a>(section: &Section<'_>) -> Result<&'a str, ConfigError> {
 
 fn foreign_key(key: &str, handler: &str) -> String {
     let why = match (handler, key) {
-        ("sql", "at_most_once") => "; it is exactly once already",
+        ("sql" | "mediawiki-job", "at_most_once") => "; it is exactly once already",
         ("sql", "timeout") => {
             " unless it says `repeat_until_empty`; it runs within the run's own transaction"
         }
-        ("sql", "concurrency" | "grace") => "; it runs within the run's own transaction",
+        ("sql", "concurrency" | "grace")
+        | ("mediawiki-job", "concurrency" | "grace" | "timeout") => {
+            "; it runs within the run's own transaction"
+        }
         (_, "repeat_until_empty" | "chunk_pause" | "lag" | "max_lag") => {
             "; a sweep is made of SQL statements"
         }
@@ -311,6 +317,23 @@ fn is_header_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+fn mediawiki_job(section: &Section<'_>) -> Result<JobConfig, ConfigError> {
+    let mut queues = BTreeMap::new();
+    if let Some(entry) = section.get("queues") {
+        for entry in entry.section()?.entries() {
+            queues.insert(entry.key.to_owned(), entry.filled()?.to_owned());
+        }
+    }
+    let table_prefix = section.get("job_table_prefix");
+    let database = section.get("job_database");
+    let database = database.map(|entry| entry.filled().map(str::to_owned));
+    Ok(JobConfig {
+        table_prefix: table_prefix.map(|entry| prefix(&entry)).transpose()?,
+        queues,
+        database: database.transpose()?,
+    })
 }
 
 fn sql(section: &Section<'_>) -> Result<SqlConfig, ConfigError> {

@@ -154,7 +154,8 @@ fn database(entry: &Entry<'_>, base: &Path) -> Result<FileDatabase, ConfigError>
     Ok(FileDatabase { url, place })
 }
 
-fn prefix(entry: &Entry<'_>) -> Result<String, ConfigError> {
+/// A table prefix.
+pub(super) fn prefix(entry: &Entry<'_>) -> Result<String, ConfigError> {
     let text = entry.text()?;
     check_prefix(text).map_err(|error| entry.mistake(&error))?;
     Ok(text.to_owned())

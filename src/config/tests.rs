@@ -230,6 +230,21 @@ fn each_handler_reads_its_own_keys() {
     assert_eq!(http.headers["Authorization"].reveal(), "Bearer x");
     assert!(found.at_most_once);
 
+    let found = type_of(
+        "[type.t]\nhandler = \"mediawiki-job\"\njob_table_prefix = \"mw_\"\njob_database = \"wiki\"\n\
+         queues = { default = \"JobQueueDB\", cdnPurge = \"JobQueueRedis\" }",
+    );
+    let HandlerConfig::MediawikiJob(job) = &found.handler else {
+        panic!("{found:?}")
+    };
+    assert_eq!(job.table_prefix.as_deref(), Some("mw_"));
+    assert_eq!(job.database.as_deref(), Some("wiki"));
+    let classes = ["cdnPurge", "null"].map(|name| job.queue_of(name));
+    assert_eq!(classes, ["JobQueueRedis", "JobQueueDB"]);
+    let found = type_of("[type.t]\nhandler = \"mediawiki-job\"");
+    let nothing_said = HandlerConfig::MediawikiJob(JobConfig::default());
+    assert_eq!(found.handler, nothing_said);
+
     for text in ["sql = \"SELECT 1\"", "sql = [\"SELECT 1\"]"] {
         let found = type_of(&format!("[type.t]\nhandler = \"sql\"\n{text}"));
         let statements = vec!["SELECT 1".to_owned()];

@@ -1,7 +1,7 @@
 //! What firing an event means: attempts go in, verdicts come out.
 //!
 //! `command` and `http` attempts run beside the runner and are collected from the [`Reactor`];
-//! `sql` effects run inside the ack transaction and live in [`sql`].
+//! effects run inside the ack transaction: those of [`sql`] and [`mediawiki_job`].
 //!
 //! [`Reactor`]: crate::spawn::Reactor
 
@@ -12,6 +12,7 @@ use crate::spawn::Reactor;
 
 pub mod command;
 pub mod http;
+pub mod mediawiki_job;
 mod places;
 pub mod sql;
 

@@ -195,7 +195,7 @@ impl Runner<'_> {
     pub(super) fn handlers_wake_at(&self, until: Instant) -> Instant {
         let deadlines = self.lanes.iter().filter_map(|lane| match &lane.work {
             Work::Beside(handler) => handler.next_deadline(),
-            Work::Effects(_) | Work::Sweep(_) => None,
+            Work::Effects(_) | Work::Jobs(_) | Work::Sweep(_) => None,
         });
         deadlines.fold(until, Instant::min)
     }

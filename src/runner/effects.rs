@@ -2,6 +2,7 @@
 //! (DESIGN §5.9, §6).
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::acks::{Moved, positions, tally};
@@ -9,17 +10,18 @@ use super::judge::{Health, judge};
 use super::lane::{Batch, Lane, Work, wave_of};
 use super::waves::{SLICE, jitter};
 use super::{Part, Runner, Trouble, Unsure};
-use crate::clock::monotonic;
+use crate::clock::{UnixSeconds, monotonic};
 use crate::db::{Db, DbResult, Dialect};
 use crate::event::{Event, EventId};
 use crate::fair::Through;
 use crate::fault::point;
+use crate::handler::mediawiki_job::{Job, JobTable, Pushed};
 use crate::handler::{Verdict, sql};
 use crate::store::Store;
-use crate::store::effect::{Effects, Recorded, Savepoints, WaveEnd};
+use crate::store::effect::{Effected, Effects, Recorded, Run, Savepoints, WaveEnd};
 use crate::store::peek::Cursor;
 use crate::store::runs::Progress;
-use crate::store::settle::{Ack, Writer};
+use crate::store::settle::{Ack, Fate, Writer};
 
 /// A write transaction of effects is committed once it has lasted this long: a site's own writes
 /// wait no longer (RULINGS 14, 18).
@@ -30,6 +32,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(25);
 
 /// How often a wave whose rows changed under it is read again before it is taken apart.
 pub(super) const CHANGES: u32 = 3;
+
+/// What history says of an event whose job was there already.
+const DUPLICATE: &str = "duplicate of a job that waits";
 
 /// What came of a wave.
 #[derive(Default)]
@@ -285,24 +290,49 @@ impl Runner<'_> {
     ) -> Result<(WaveEnd, Option<Progress>), Trouble> {
         let (read_at, now) = self.anchor;
         let lane = &self.lanes[at];
-        let Work::Effects(statements) = &lane.work else {
-            return Ok((WaveEnd::Changed, None));
-        };
         let config = &lane.config;
         let began = std::cell::Cell::new(monotonic());
         let wave_began = std::cell::Cell::new(monotonic());
         // The type's breaker, by what this wave has met so far; it stands once that is committed.
         let breaker = std::cell::RefCell::new(lane.breaker.clone());
+        // Read before the transaction, which is to be short.
+        let jobs: Vec<Result<Job, String>> = match &lane.work {
+            Work::Jobs(table) => events.iter().map(|one| table.job(&one.payload)).collect(),
+            _ => Vec::new(),
+        };
         let mut effect = |db: &mut dyn Db, event: &Event| {
             began.set(monotonic());
-            sql::run(statements, db, event, now).map(drop)
+            if let Work::Effects(statements) = &lane.work {
+                sql::run(statements, db, event, now)?;
+            }
+            Ok(Effected::Done)
         };
-        let mut verdict = |event: &Event, result: DbResult<()>| {
+        let mut together = |db: &mut dyn Db, range: Range<usize>| {
+            began.set(monotonic());
+            match &lane.work {
+                Work::Jobs(table) => push_jobs(table, db, &jobs[range], now),
+                _ => Ok(vec![Effected::Done; range.len()]),
+            }
+        };
+        let run = match &lane.work {
+            Work::Jobs(_) => Run::Together(&mut together),
+            _ => Run::Each(&mut effect),
+        };
+        let mut verdict = |event: &Event, result: DbResult<Effected>| {
+            let mut note = None;
             let verdict = match result {
-                Ok(()) => Verdict::Done,
+                Ok(Effected::Done) => Verdict::Done,
+                Ok(Effected::Needless(why)) => {
+                    note = Some(why.to_owned());
+                    Verdict::Done
+                }
+                Ok(Effected::Hopeless(error)) => Verdict::GiveUp { error },
                 Err(error) => Verdict::failed(error.message),
             };
-            let (fate, health) = judge(config, event, verdict, now, jitter);
+            let (mut fate, health) = judge(config, event, verdict, now, jitter);
+            if let (Fate::Finish { error, .. }, Some(note)) = (&mut fate, note) {
+                *error = Some(note);
+            }
             health.tell(&mut breaker.borrow_mut(), now);
             let took = monotonic().duration_since(began.get()).as_millis();
             Ack {
@@ -371,7 +401,7 @@ impl Runner<'_> {
             (events, version),
             savepoints,
             &mut Effects {
-                run: &mut effect,
+                run,
                 judge: &mut verdict,
                 enough: &mut enough,
                 last: &mut last,
@@ -460,4 +490,32 @@ impl Runner<'_> {
             rest: Rest::GivenUp,
         })
     }
+}
+
+/// Puts the first of `jobs` into the table, as many of them as go into one INSERT. What is no job is
+/// given up, and holds up none of the others.
+fn push_jobs(
+    table: &JobTable,
+    db: &mut dyn Db,
+    jobs: &[Result<Job, String>],
+    now: UnixSeconds,
+) -> DbResult<Vec<Effected>> {
+    let fitting = JobTable::fitting(jobs.iter().flatten());
+    let good: Vec<&Job> = jobs.iter().flatten().take(fitting).collect();
+    let mut pushed = table.push(db, &good, now)?.into_iter();
+    let mut effected = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        effected.push(match job {
+            Err(why) => Effected::Hopeless(why.clone()),
+            Ok(job) => match pushed.next() {
+                Some(Pushed::Queued) => Effected::Done,
+                Some(Pushed::Duplicate) => {
+                    log::debug!("a job {:?} like this one waits already: dropped", job.cmd);
+                    Effected::Needless(DUPLICATE)
+                }
+                None => break,
+            },
+        });
+    }
+    Ok(effected)
 }

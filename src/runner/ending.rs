@@ -78,7 +78,7 @@ impl Runner<'_> {
     fn handlers_at_work(&self) -> bool {
         self.lanes.iter().any(|lane| match &lane.work {
             Work::Beside(handler) => handler.in_flight() > 0,
-            Work::Effects(_) | Work::Sweep(_) => false,
+            Work::Effects(_) | Work::Jobs(_) | Work::Sweep(_) => false,
         })
     }
 

@@ -12,6 +12,7 @@ use crate::db::DbResult;
 use crate::event::{Event, EventId};
 use crate::fair::{Breaker, Rate, Through};
 use crate::handler::Handler;
+use crate::handler::mediawiki_job::JobTable;
 use crate::handler::sql::Statement;
 use crate::store::Store;
 use crate::store::claim::{Chosen, RateLeft};
@@ -37,6 +38,8 @@ pub(super) type Place = (UnixSeconds, EventId);
 pub(super) enum Work {
     /// Inside the ack transaction.
     Effects(Vec<Statement>),
+    /// Likewise: jobs put into a wiki's queue.
+    Jobs(JobTable),
     /// As effects, in passes of one event.
     Sweep(Box<Sweep>),
     /// Beside the runner.
@@ -228,7 +231,7 @@ impl Lane {
 
     fn has_room(&self) -> bool {
         match &self.work {
-            Work::Effects(_) => true,
+            Work::Effects(_) | Work::Jobs(_) => true,
             Work::Sweep(sweep) => sweep.rests_until().is_none(),
             Work::Beside(handler) => handler.room() + handler.room_ahead() > 0,
         }
@@ -502,7 +505,7 @@ impl Lane {
     /// Whether anything of it is claimed that has not begun.
     pub(super) fn has_unbegun(&self) -> bool {
         let waits = match &self.work {
-            Work::Effects(_) | Work::Sweep(_) => false,
+            Work::Effects(_) | Work::Jobs(_) | Work::Sweep(_) => false,
             Work::Beside(handler) => handler.waiting() > 0,
         };
         waits || !self.queue.is_empty()
@@ -512,7 +515,7 @@ impl Lane {
     pub(super) fn unstarted(&self) -> usize {
         let chosen = match &self.work {
             Work::Sweep(sweep) => sweep.in_hand.as_ref(),
-            Work::Effects(_) | Work::Beside(_) => None,
+            Work::Effects(_) | Work::Jobs(_) | Work::Beside(_) => None,
         };
         self.queue.len() + usize::from(chosen.is_some_and(|swept| !swept.is_started))
     }

@@ -10,7 +10,7 @@ use super::judge::too_late;
 use super::lane::{Lane, Work};
 use super::{Options, slots, sources};
 use crate::clock::UnixSeconds;
-use crate::config::{Config, HandlerConfig, TypeConfig};
+use crate::config::{Config, TypeConfig};
 use crate::db::DbResult;
 use crate::event::{Epoch, Event, EventId};
 use crate::fair::Turns;
@@ -154,8 +154,8 @@ fn unfinished_waves(
     config: &Config,
 ) -> DbResult<Vec<(String, (EventId, EventId))>> {
     let is_effect = |name: &str| {
-        let handler = config.types.get(name).map(|config| &config.handler);
-        matches!(handler, Some(HandlerConfig::Sql(_)))
+        let config = config.types.get(name);
+        config.is_some_and(|config| config.handler.is_in_transaction())
     };
     let open = store.open_runs(0)?;
     let waves = open.into_iter().filter_map(|run| run.wave);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::judge::lost_with_run;
 use super::{Part, Runner, Trouble, Unsure};
 use crate::clock::UnixSeconds;
-use crate::config::{HandlerConfig, TypeConfig};
+use crate::config::TypeConfig;
 use crate::event::{Epoch, EventId, Outcome};
 use crate::fault::point;
 use crate::store::recover::{OpenRun, Stranded};
@@ -149,7 +149,7 @@ impl Runner<'_> {
         let mut lost = None;
         if let Some((type_name, first, last)) = &run.wave
             && let Some(config) = types.get(type_name)
-            && matches!(config.handler, HandlerConfig::Sql(_))
+            && config.handler.is_in_transaction()
         {
             if first == last {
                 lost = self.lost_with(config, *first, run)?;

@@ -36,7 +36,7 @@ use crate::event::{Event, EventId};
 use crate::fault::point;
 use crate::handler::{Verdict, sql};
 use crate::store::Store;
-use crate::store::effect::{Effects, Recorded, Savepoints, WaveEnd};
+use crate::store::effect::{Effected, Effects, Recorded, Run, Savepoints, WaveEnd};
 use crate::store::settle::{Ack, Fate, Writer};
 
 /// The longest that a type sweeps in a run that may last for ever: an endless sweep would keep it
@@ -156,7 +156,9 @@ impl Runner<'_> {
     fn sweep_of(&mut self, at: usize) -> &mut Sweep {
         match &mut self.lanes[at].work {
             Work::Sweep(sweep) => sweep,
-            Work::Effects(_) | Work::Beside(_) => unreachable!("only a sweep takes such a turn"),
+            Work::Effects(_) | Work::Jobs(_) | Work::Beside(_) => {
+                unreachable!("only a sweep takes such a turn")
+            }
         }
     }
 
@@ -372,12 +374,12 @@ impl Runner<'_> {
         let mut effect = |db: &mut dyn Db, event: &Event| {
             rows.set(0);
             rows.set(sql::run(&sweep.statements, db, event, now)?);
-            Ok(())
+            Ok(Effected::Done)
         };
-        let mut verdict = |event: &Event, result: DbResult<()>| {
+        let mut verdict = |event: &Event, result: DbResult<Effected>| {
             let (fate, health) = match result {
-                Ok(()) if rows.get() > 0 => (Fate::GoOn { epoch }, Health::Good),
-                Ok(()) => judge(&lane.config, event, Verdict::Done, now, jitter),
+                Ok(_) if rows.get() > 0 => (Fate::GoOn { epoch }, Health::Good),
+                Ok(_) => judge(&lane.config, event, Verdict::Done, now, jitter),
                 Err(error) => {
                     let verdict = Verdict::failed(error.message);
                     judge(&lane.config, event, verdict, now, jitter)
@@ -415,7 +417,7 @@ impl Runner<'_> {
             (std::slice::from_ref(event), version),
             savepoints,
             &mut Effects {
-                run: &mut effect,
+                run: Run::Each(&mut effect),
                 judge: &mut verdict,
                 enough: &mut |_| false,
                 last: &mut last,

@@ -18,6 +18,7 @@ use crate::event::{EventId, Outcome};
 use crate::fair::{Through, Turn, Turns};
 use crate::fault::point;
 use crate::handler::http::HttpHandler;
+use crate::handler::mediawiki_job::JobTable;
 use crate::handler::{Verdict, command, sql};
 use crate::store::claim::Claim;
 use crate::store::peek::{Candidate, TypeState};
@@ -104,7 +105,7 @@ impl Runner<'_> {
         given_up.map(Lane::name).chain(misconfigured)
     }
 
-    fn work_of(&self, config: &TypeConfig) -> Result<Work, String> {
+    fn work_of(&mut self, config: &TypeConfig) -> Result<Work, String> {
         Ok(match &config.handler {
             HandlerConfig::Sql(sql) => {
                 let dialect = self.store.dialect();
@@ -123,6 +124,9 @@ impl Runner<'_> {
                 let handler = HttpHandler::new(config, http, &self.install.install_id, waker)
                     .map_err(|error| format!("{error:#}"))?;
                 Work::Beside(Box::new(handler))
+            }
+            HandlerConfig::MediawikiJob(job) => {
+                Work::Jobs(JobTable::open(self.store.db(), job, self.config)?)
             }
         })
     }
@@ -231,7 +235,7 @@ impl Runner<'_> {
         let allowance = turn.allowance.min(self.events_left());
         let limit = self.lanes[turn.lane].limit(allowance, now);
         let used = match self.lanes[turn.lane].work {
-            Work::Effects(_) => self.effects_turn(turn.lane, limit)?,
+            Work::Effects(_) | Work::Jobs(_) => self.effects_turn(turn.lane, limit)?,
             Work::Sweep(_) => self.sweep_turn(turn.lane)?,
             Work::Beside(_) => self.beside_turn(turn.lane, allowance, limit, now)?,
         };
@@ -448,7 +452,7 @@ impl Runner<'_> {
 fn lanes_rested(lanes: &[Lane]) -> Option<Instant> {
     let rests = lanes.iter().filter_map(|lane| match &lane.work {
         Work::Sweep(sweep) => sweep.rests_until(),
-        Work::Effects(_) | Work::Beside(_) => None,
+        Work::Effects(_) | Work::Jobs(_) | Work::Beside(_) => None,
     });
     rests.min().map(|until| until.min(monotonic() + SLICE))
 }

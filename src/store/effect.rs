@@ -2,6 +2,7 @@
 //! an effect and its record stand or fall together. No claim a row; the run's row carries the
 //! trace (RULINGS 20).
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::claim::{Gate, RateLeft};
@@ -16,11 +17,34 @@ use crate::db::{Db, DbError, DbErrorKind, DbResult, query_all};
 use crate::event::{Event, EventId};
 use crate::fault::point;
 
+/// What an effect came to that the database did not refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effected {
+    /// It was had.
+    Done,
+    /// There was none to have, for this reason; the event is done all the same.
+    Needless(&'static str),
+    /// It can never be had, for this reason.
+    Hopeless(String),
+}
+
 /// The effect of one event: runs statements on the open transaction.
-pub type Effect<'a> = dyn FnMut(&mut dyn Db, &Event) -> DbResult<()> + 'a;
+pub type Effect<'a> = dyn FnMut(&mut dyn Db, &Event) -> DbResult<Effected> + 'a;
+
+/// The effects of a range of the wave's events, as many of them from its beginning on as the answer
+/// is long, at least one: runs statements on the open transaction.
+pub type Together<'a> = dyn FnMut(&mut dyn Db, Range<usize>) -> DbResult<Vec<Effected>> + 'a;
+
+/// How the effects of a wave are had.
+pub enum Run<'a> {
+    /// One event after the other. Each may schedule its own successor.
+    Each(&'a mut Effect<'a>),
+    /// Many events with one statement. None of them touches `scheduled_events`.
+    Together(&'a mut Together<'a>),
+}
 
 /// Turns how an effect ended into what becomes of its event.
-pub type Judge<'a> = dyn FnMut(&Event, DbResult<()>) -> Ack + 'a;
+pub type Judge<'a> = dyn FnMut(&Event, DbResult<Effected>) -> Ack + 'a;
 
 /// Asked before each event, and told whether it is the first: whether the transaction has lasted
 /// long enough to be committed with what it has.
@@ -41,9 +65,9 @@ pub type Last<'a> = dyn FnMut(&mut Store, &Recorded) -> DbResult<()> + 'a;
 
 /// What a wave calls for its events.
 pub struct Effects<'a> {
-    /// The effect of one event.
-    pub run: &'a mut Effect<'a>,
-    /// What becomes of it.
+    /// The effects themselves.
+    pub run: Run<'a>,
+    /// What becomes of an event.
     pub judge: &'a mut Judge<'a>,
     /// When to commit.
     pub enough: &'a mut Enough<'a>,
@@ -238,8 +262,8 @@ impl Store {
 
     /// Moves the event's key to `held_key`, so that its effect may schedule its own successor. That
     /// of a sweep under way is there already.
-    fn hold_key(&mut self, event: &Event) -> DbResult<()> {
-        if event.key.is_none() {
+    fn hold_key(&mut self, event: &Event, run: &Run<'_>) -> DbResult<()> {
+        if event.key.is_none() || matches!(run, Run::Together(_)) {
             return Ok(());
         }
         let sql = format!(
@@ -260,13 +284,17 @@ impl Store {
     ) -> Result<Vec<Ack>, EffectError> {
         self.db.execute("SAVEPOINT punctual_wave", &[])?;
         let mut acks = Vec::with_capacity(events.len());
-        for event in events {
+        while acks.len() < events.len() {
             if (effects.enough)(acks.is_empty()) {
                 break;
             }
-            self.hold_key(event)?;
-            match self.effect_of(event, effects) {
-                Ok(()) => acks.push((effects.judge)(event, Ok(()))),
+            self.hold_key(&events[acks.len()], &effects.run)?;
+            match self.effects_of(events, acks.len()..events.len(), effects) {
+                Ok(effected) => {
+                    for (event, effected) in events[acks.len()..].iter().zip(effected) {
+                        acks.push((effects.judge)(event, Ok(effected)));
+                    }
+                }
                 Err(error) if error.is_database_trouble() => return Err(trouble(error)),
                 Err(_) => return Err(EffectError::Failed),
             }
@@ -275,9 +303,20 @@ impl Store {
         Ok(acks)
     }
 
-    fn effect_of(&mut self, event: &Event, effects: &mut Effects<'_>) -> DbResult<()> {
+    /// The effects of events from the first of `range` on: of one, or of as many as go together.
+    fn effects_of(
+        &mut self,
+        events: &[Event],
+        range: Range<usize>,
+        effects: &mut Effects<'_>,
+    ) -> DbResult<Vec<Effected>> {
         point("effect.before");
-        let result = (effects.run)(&mut *self.db, event);
+        let result = match &mut effects.run {
+            Run::Each(run) => {
+                run(&mut *self.db, &events[range.start]).map(|effected| vec![effected])
+            }
+            Run::Together(run) => run(&mut *self.db, range),
+        };
         point("effect.after");
         result
     }
@@ -288,13 +327,13 @@ impl Store {
         effects: &mut Effects<'_>,
     ) -> Result<Vec<Ack>, EffectError> {
         let mut acks = Vec::with_capacity(events.len());
-        for event in events {
+        for (at, event) in events.iter().enumerate() {
             if (effects.enough)(acks.is_empty()) {
                 break;
             }
-            self.hold_key(event)?;
+            self.hold_key(event, &effects.run)?;
             self.db.execute("SAVEPOINT punctual_event", &[])?;
-            match self.effect_of(event, effects) {
+            match self.effects_of(events, at..at + 1, effects) {
                 Err(error) if error.is_database_trouble() => return Err(trouble(error)),
                 Err(error) => {
                     let back = self.db.execute("ROLLBACK TO SAVEPOINT punctual_event", &[]);
@@ -302,9 +341,11 @@ impl Store {
                     self.release_savepoint("punctual_event")?;
                     acks.push((effects.judge)(event, Err(error)));
                 }
-                Ok(()) => {
+                Ok(effected) => {
                     self.release_savepoint("punctual_event")?;
-                    acks.push((effects.judge)(event, Ok(())));
+                    let effected = effected.into_iter().next();
+                    let effected = effected.unwrap_or(Effected::Done);
+                    acks.push((effects.judge)(event, Ok(effected)));
                 }
             }
         }

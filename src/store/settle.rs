@@ -1,6 +1,8 @@
 //! Acks: recording what became of attempts, in groups, each row guarded by who may speak for it
 //! (RULINGS 12). Finished rows move to history in the same transaction.
 
+use std::collections::BTreeMap;
+
 use super::claim::Gate;
 use super::runs::{LogEntry, Progress};
 use super::statement::Statement;
@@ -118,6 +120,22 @@ impl Ack {
         }
     }
 
+    /// Whether it records plain success: there may be a note to it.
+    #[expect(
+        clippy::option_option,
+        reason = "done or not; if so, with a note or not"
+    )]
+    fn is_done(&self) -> Option<Option<&str>> {
+        match &self.fate {
+            Fate::Finish {
+                outcome: Outcome::Done,
+                error,
+                tally: Tally::None,
+            } => Some(error.as_deref()),
+            _ => None,
+        }
+    }
+
     /// What the log says of it, where it plans another attempt.
     fn log_line(&self) -> Option<(String, String)> {
         let Fate::Again {
@@ -215,23 +233,22 @@ impl Store {
         writer: Writer<'_>,
         acks: &[&Ack],
     ) -> Result<Vec<EventId>, Stopped> {
-        let is_plain = |ack: &Ack| {
-            let done = Fate::Finish {
-                outcome: Outcome::Done,
-                error: None,
-                tally: Tally::None,
-            };
-            ack.fate == done
-        };
-        let plain: Vec<&Ack> = acks.iter().copied().filter(|ack| is_plain(ack)).collect();
-        self.finish(owner, writer, &plain, Outcome::Done, None, Tally::None)?;
+        let mut done: BTreeMap<Option<&str>, Vec<&Ack>> = BTreeMap::new();
+        for ack in acks {
+            if let Some(note) = ack.is_done() {
+                done.entry(note).or_default().push(ack);
+            }
+        }
+        for (note, acks) in &done {
+            self.finish(owner, writer, acks, Outcome::Done, *note, Tally::None)?;
+        }
         let released: Vec<&Ack> = acks
             .iter()
             .copied()
             .filter(|ack| ack.fate == Fate::Release)
             .collect();
         let mut superseded = self.release(owner, writer, &released)?;
-        for ack in acks.iter().copied().filter(|ack| !is_plain(ack)) {
+        for ack in acks.iter().copied().filter(|ack| ack.is_done().is_none()) {
             match &ack.fate {
                 Fate::Release => {}
                 Fate::GoOn { epoch } => self.keep_sweeping(owner, ack, *epoch)?,

@@ -26,6 +26,7 @@ use crate::support::process::{Running, eventually};
 use crate::support::recorder::{Recorded, Recording};
 use crate::support::site::Site;
 use crate::support::web::{Reply, Web};
+use crate::support::wiki::JOB_TABLE;
 use crate::volume::high_water_kib;
 
 /// `events` of a type, drained with this batch size by one run.
@@ -74,11 +75,14 @@ const fn cost((statements, commits, groups): (i64, i64, i64)) -> Cost {
 }
 
 /// Statements, commits, groups. The first is an idle tick after the one that leaves its stamp.
-const CELLS: [Cell; 13] = [
+const CELLS: [Cell; 16] = [
     cell("idle", 500, 0, (2, 0, 0), (6, 0, 0)),
     cell("sql", 1, 20, (336, 42, 20), (398, 42, 20)),
     cell("sql", 50, 500, (648, 13, 10), (690, 13, 10)),
     cell("sql", 500, 1000, (1074, 5, 2), (1100, 5, 2)),
+    cell("job", 1, 20, (338, 42, 20), (401, 42, 20)),
+    cell("job", 50, 500, (160, 13, 10), (203, 13, 10)),
+    cell("job", 500, 1000, (78, 5, 2), (105, 5, 2)),
     cell("batch", 1, 20, (273, 42, 20), (332, 42, 20)),
     cell("batch", 50, 500, (157, 22, 10), (196, 22, 10)),
     cell("batch", 500, 1000, (77, 8, 4), (100, 8, 4)),
@@ -106,7 +110,7 @@ impl Cell {
     /// What is wrong with a run of this cost, held against `limit`.
     fn complaint(&self, limit: Cost, run: Cost, took: Duration) -> Option<String> {
         let (one, lasts) = match self.type_name {
-            "sql" => (A_WAVE, WAVE_LASTS),
+            "sql" | "job" => (A_WAVE, WAVE_LASTS),
             _ => (A_GROUP, GROUP_LASTS),
         };
         let more = run.groups - limit.groups;
@@ -142,13 +146,19 @@ impl Cell {
             type_name, events, ..
         } = self;
         let insert = "INSERT INTO scheduled_events (type, due_at, payload)";
+        let payload = match *type_name {
+            "job" => "{\"type\":\"null\",\"params\":{\"lives\":1},\"deduplicate\":false}",
+            _ => "{}",
+        };
         site.sql(&match site.mariadb_database() {
             Some(_) => {
-                format!("{insert} SELECT '{type_name}', 5 + seq, '{{}}' FROM seq_1_to_{events}")
+                format!(
+                    "{insert} SELECT '{type_name}', 5 + seq, '{payload}' FROM seq_1_to_{events}"
+                )
             }
             None => format!(
                 "{insert} WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n \
-                 LIMIT {events}) SELECT '{type_name}', 5 + n, '{{}}' FROM n"
+                 LIMIT {events}) SELECT '{type_name}', 5 + n, '{payload}' FROM n"
             ),
         });
     }
@@ -162,7 +172,7 @@ fn on_sqlite_no_run_takes_a_statement_or_a_commit_more_than_it_must() {
     hold(
         |cell| cell.sqlite,
         |cell| {
-            configure(&site, &web, cell.batch_size);
+            configure(&site, &web, cell.type_name, cell.batch_size);
             cell.fill(&site);
             let recording = Recording::default();
             let commits = Rc::new(Count::new(0));
@@ -198,7 +208,7 @@ fn on_mariadb_no_run_takes_a_round_trip_or_a_commit_more_than_it_must() {
     hold(
         |cell| cell.mariadb,
         |cell| {
-            configure(&site, &web, cell.batch_size);
+            configure(&site, &web, cell.type_name, cell.batch_size);
             cell.fill(&site);
             let before = counters.read();
             let began = Instant::now();
@@ -246,19 +256,26 @@ fn times(time: Duration, length: Duration) -> i64 {
 }
 
 fn prepare(site: &Site, web: &Web) {
-    configure(site, web, 500);
-    site.init().sql("CREATE TABLE effects (event_id BIGINT)");
+    configure(site, web, "sql", 500);
+    site.init()
+        .sql("CREATE TABLE effects (event_id BIGINT)")
+        .sql(JOB_TABLE);
     // With something to do, so that it also notes when to prune; and one that leaves its stamp.
     site.sql("INSERT INTO scheduled_events (type, due_at) VALUES ('sql', 5)");
     site.punctual(["run"]).ok();
     site.punctual(["run"]).ok();
 }
 
-fn configure(site: &Site, web: &Web, batch_size: i64) {
+fn configure(site: &Site, web: &Web, type_name: &str, batch_size: i64) {
+    // Each type costs a question a run, so that one that came later is there only where it is asked.
+    let job = match type_name {
+        "job" => "[type.job]\nhandler = \"mediawiki-job\"\n",
+        _ => "",
+    };
     site.config(&format!(
         "[run]\nbatch_size = {batch_size}\n\
          [type.sql]\nhandler = \"sql\"\nsql = \"INSERT INTO effects (event_id) VALUES (:id)\"\n\
-         [type.each]\nhandler = \"command\"\ncommand = [\"/bin/true\"]\nconcurrency = 4\n\
+         {job}[type.each]\nhandler = \"command\"\ncommand = [\"/bin/true\"]\nconcurrency = 4\n\
          [type.batch]\nhandler = \"command\"\nmode = \"batch\"\n\
          command = [\"sed\", \"-u\", \"s/,.*/,\\\"ok\\\":true}}/\"]\n\
          [type.http]\nhandler = \"http\"\nurl = \"{}\"\nconcurrency = 8\n",
@@ -507,7 +524,7 @@ fn hold_flushes(
     prepare(&site, &web);
     site.sql(&format!("PRAGMA journal_mode = {mode}"));
     for cell in CELLS.iter().filter(|cell| cell.batch_size == 500) {
-        configure(&site, &web, cell.batch_size);
+        configure(&site, &web, cell.type_name, cell.batch_size);
         cell.fill(&site);
         let (commits, took) = commits(&site.path("events.db"), &|| flushes_of_a_run(&site));
         let Cell {

@@ -50,3 +50,4 @@ mod sweeps;
 mod tls;
 mod torture;
 mod volume;
+mod wiki;

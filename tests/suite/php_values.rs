@@ -1,11 +1,11 @@
 //! Values as PHP has them, held against PHP itself: what `json_decode` and `serialize` make of hard
 //! cases and of thousands of generated ones, and what `unserialize` takes.
 
-use std::fmt::Write as _;
 use std::fs;
 
 use punctual::php::{Value, check_serialized_array};
 
+use crate::support::hex;
 use crate::support::site::Site;
 
 /// JSON that is read in more ways than one, or hardly at all.
@@ -86,13 +86,6 @@ fn asked(script: &str, values: &[Vec<u8>]) -> Vec<String> {
     let answers: Vec<String> = answers.lines().map(str::to_owned).collect();
     assert_eq!(answers.len(), values.len());
     answers
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes all");
-        text
-    })
 }
 
 fn serialized(json: &[u8]) -> Option<Vec<u8>> {

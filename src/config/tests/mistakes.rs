@@ -120,7 +120,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[type.t]\nweight = 1",
-        "1: [type.t] has no `handler`: write handler = \"command\", \"http\" or \"sql\"",
+        "1: [type.t] has no `handler`: write handler = \"command\", \"http\", \"sql\" or \
+         \"mediawiki-job\"",
     ),
     (
         "[type.t]\nhandlr = \"sql\"",
@@ -128,8 +129,25 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[type.t]\nhandler = \"comand\"",
-        "2: `handler` in [type.t] must be \"command\" or \"http\" or \"sql\"; did you mean \
-         `command`?",
+        "2: `handler` in [type.t] must be \"command\" or \"http\" or \"sql\" or \
+         \"mediawiki-job\"; did you mean `command`?",
+    ),
+    (
+        "[type.t]\nhandler = \"mediawiki-job\"\ntimeout = \"5s\"",
+        "3: `timeout` in [type.t] does not apply to handler = \"mediawiki-job\"; it runs within the \
+         run's own transaction; leave it out",
+    ),
+    (
+        "[type.t]\nhandler = \"sql\"\nsql = \"SELECT 1\"\nqueues = {}",
+        "4: `queues` in [type.t] does not apply to handler = \"sql\"; leave it out",
+    ),
+    (
+        "[type.t]\nhandler = \"mediawiki-job\"\njob_table_prefix = \"a b\"",
+        "3: `job_table_prefix` in [type.t] must be up to 24 ASCII letters, digits and `_`",
+    ),
+    (
+        "[type.t]\nhandler = \"mediawiki-job\"\nqueues = { default = 1 }",
+        "3: `default` in [type.t.queues] must be a text in quotes, not a whole number",
     ),
     (
         "[type.reminder]\nhandler = \"command\"\ncommand = [\"x\"]\nretrys = 3",

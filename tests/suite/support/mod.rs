@@ -8,6 +8,16 @@ pub(crate) mod proxy;
 pub(crate) mod recorder;
 pub(crate) mod site;
 pub(crate) mod web;
+pub(crate) mod wiki;
+
+/// Bytes as hexadecimal digits, two each, in lower case.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes all");
+        text
+    })
+}
 
 /// One body, run on SQLite and on MariaDB: `fn name(site: &Site) { … }` becomes the tests
 /// `name::sqlite` and `name::mariadb`.

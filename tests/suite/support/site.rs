@@ -52,6 +52,14 @@ impl Site {
         Self::with(directory, database)
     }
 
+    /// A site on SQLite, its database in a file of this name.
+    #[track_caller]
+    pub(crate) fn sqlite_named(file: &str) -> Self {
+        let directory = new_directory();
+        let database = Database::Sqlite(directory.path().join(file));
+        Self::with(directory, database)
+    }
+
     /// A site on SQLite in memory where there is a file system for that: nothing waits for a disk.
     /// For tests that kill processes and leave the machine alone.
     #[track_caller]
