@@ -78,7 +78,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ),
     (
         "effect.before",
-        "within the transaction, before the statements of one event",
+        "within the transaction, before the statements of one event, or of a wave of jobs",
     ),
     ("effect.after", "within the transaction, after them"),
     ("fire.before", "before a process or a request is started"),

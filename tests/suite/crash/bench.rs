@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::plan::{self, BATCH, Column, EACH, EVENTS};
+use super::plan::{self, BATCH, Column, EACH, EVENTS, Kind};
 use crate::support::mariadb::Server;
 use crate::support::process::{Running, eventually, send};
 use crate::support::proxy::Proxy;
 use crate::support::site::{Site, deletions};
 use crate::support::web::{Reply, Web};
+use crate::support::wiki::JOB_TABLE;
 
 /// Longer than events are taken ahead for: what is claimed has ended before more of it is.
 const UNHURRIED: Duration = Duration::from_millis(30);
@@ -77,7 +78,8 @@ impl Bench {
             .write("each", EACH)
             .write("batch", BATCH)
             .init()
-            .sql("CREATE TABLE seen (id INTEGER)");
+            .sql("CREATE TABLE seen (id INTEGER)")
+            .sql(JOB_TABLE);
         fs::create_dir(site.path("hold")).expect("a new directory");
         let proxy = (database == Database::Mariadb).then(|| Proxy::start(&server.socket()));
         Self {
@@ -93,7 +95,14 @@ impl Bench {
     pub(crate) fn start_anew(&self, column: &Column) {
         self.site.alone();
         let deletions = deletions().join("; ");
-        let events = (1..=EVENTS).map(|id| format!("({id}, '{}', {id})", column.type_name));
+        let event = |id| {
+            let payload = match column.kind {
+                Kind::Job => format!("'{{\"type\":\"null\",\"title\":\"{id}\"}}'"),
+                _ => "NULL".to_owned(),
+            };
+            format!("({id}, '{}', {id}, {payload})", column.type_name)
+        };
+        let events = (1..=EVENTS).map(event);
         let events: Vec<String> = events.collect();
         self.site.sql(&format!(
             "BEGIN; {deletions}; \
@@ -101,7 +110,8 @@ impl Bench {
              lock_id = '', beat_at = 0, ttl = 0, last_tick_at = NULL, prune_at = 1; \
              INSERT INTO event_history (event_id, type, due_at, priority, attempts, losses, \
              deferrals, outcome, finished_at) VALUES ({OLD}, 'old', 1, 0, 0, 0, 0, 'done', 1); \
-             INSERT INTO scheduled_events (id, type, due_at) VALUES {}; COMMIT",
+             DELETE FROM job; \
+             INSERT INTO scheduled_events (id, type, due_at, payload) VALUES {}; COMMIT",
             events.join(", ")
         ));
         for file in ["fired", "hang", "term"] {
@@ -182,6 +192,7 @@ impl Bench {
             UNION ALL SELECT 'run', run_id, COALESCE(stop, 'open'), epoch, \
             COALESCE(wave_first_id, 0), COALESCE(wave_last_id, 0) FROM event_runs \
             UNION ALL SELECT 'seen', id, '', 0, 0, 0 FROM seen \
+            UNION ALL SELECT 'seen', CAST(job_title AS DECIMAL), '', 0, 0, 0 FROM job \
             UNION ALL SELECT 'lease', epoch, holder, 0, 0, 0 FROM event_lease";
         let mut tables = Tables::default();
         for row in self.site.rows_as_left(QUERY) {

@@ -90,6 +90,7 @@ impl Cell<'_> {
         let places: &[Halt] = match self.column.kind {
             // A wave of two, then the first of its events alone.
             Kind::Sql => &[("effect.after", 2), ("effect.before", 1)],
+            Kind::Job => &[("effect.after", 1), ("effect.before", 1)],
             Kind::Sweep => &[("effect.after", 1)],
             Kind::Each => &[("fire.after", 2)],
             Kind::Batch | Kind::Http => &[("fire.after", 1)],
@@ -236,7 +237,7 @@ impl Cell<'_> {
         let numbers: &[usize] = match self.column.kind {
             Kind::Each => &[2, 4],
             Kind::Batch => &[1, 2],
-            Kind::Sql | Kind::Sweep | Kind::Http => &[],
+            Kind::Sql | Kind::Job | Kind::Sweep | Kind::Http => &[],
         };
         let halts = numbers.iter().map(|&nth| ("fire.after", nth));
         // A process is started beside the run, which comes to the second place meanwhile.
@@ -300,7 +301,7 @@ impl Cell<'_> {
     fn effects_by(&self, halt: Halt) -> usize {
         let passed = self.passed_by(halt);
         match self.column.kind {
-            Kind::Sql | Kind::Sweep => 0,
+            Kind::Sql | Kind::Job | Kind::Sweep => 0,
             Kind::Each => passed("fire.unguarded").max(passed("fire.after")),
             Kind::Batch => self.column.wave * passed("fire.unguarded"),
             Kind::Http => passed("fire.after"),

@@ -40,7 +40,7 @@ Exactly once must show `1` everywhere, with a loss or without. At least once nev
 where the run died between the effect and its record. At most once never `2`. *run* is killed alone,
 and its watchdog ends the processes it had started before it lets the lock go; or both are killed
 (*both*), and those processes live on beside the next run. In the rows `recover.…` an earlier run was
-killed with events in hand (`sql`: two runs, so that the second had one event in hand). In the rows
+killed with events in hand (`sql` and `mediawiki-job`: two runs, so that the second had one event in hand). In the rows
 `release.…` the run has claimed all four events and gets TERM while the first are under way.
 ";
 
@@ -56,10 +56,10 @@ pub(crate) fn page(tables: &[(Database, Vec<Line>)]) -> String {
     for (database, lines) in tables {
         write!(page, "\n## {}\n\n", database.name()).expect("a String takes all");
         page.push_str(
-            "| point | where | when | `sql`, exactly once | `sql` sweep, exactly once | `command`, at least once: run | both \
+            "| point | where | when | `sql`, exactly once | `mediawiki-job`, exactly once | `sql` sweep, exactly once | `command`, at least once: run | both \
              | `command`, at most once: run | both | `command` batch, at least once: run | both \
              | `http`, at least once | `http`, at most once |\n\
-             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         );
         for line in lines {
             let (name, place) = place(line.row.place, *database);

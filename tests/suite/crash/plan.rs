@@ -16,6 +16,8 @@ pub(crate) enum Delivery {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Sql,
+    /// Jobs of a wiki: a wave of them is one effect.
+    Job,
     /// `repeat_until_empty`: an event takes two passes, the first of which has the effect.
     Sweep,
     Each,
@@ -34,7 +36,7 @@ pub(crate) struct Column {
 }
 
 /// Every handler with each delivery that it has.
-pub(crate) const COLUMNS: [Column; 7] = {
+pub(crate) const COLUMNS: [Column; 8] = {
     use Delivery::{AtLeastOnce, AtMostOnce, ExactlyOnce};
     const fn column(name: &'static str, kind: Kind, delivery: Delivery, wave: usize) -> Column {
         Column {
@@ -46,6 +48,7 @@ pub(crate) const COLUMNS: [Column; 7] = {
     }
     [
         column("sql", Kind::Sql, ExactlyOnce, 2),
+        column("job", Kind::Job, ExactlyOnce, 2),
         column("sweep", Kind::Sweep, ExactlyOnce, 1),
         column("each", Kind::Each, AtLeastOnce, 2),
         column("each-once", Kind::Each, AtMostOnce, 2),
@@ -56,7 +59,7 @@ pub(crate) const COLUMNS: [Column; 7] = {
     ]
 };
 
-/// The seven types, two events a wave. The handlers of commands note what they do and whose pid
+/// The eight types, two events a wave. The handlers of commands note what they do and whose pid
 /// they have; those of events from the number in the file `hang` on then do not end while it is
 /// there. `term`: the first of them ends its run in order.
 pub(crate) fn config(web: &str) -> String {
@@ -68,6 +71,9 @@ batch_size = 2
 [type.sql]
 handler = "sql"
 sql = "INSERT INTO seen (id) VALUES (:id)"
+
+[type.job]
+handler = "mediawiki-job"
 
 [type.sweep]
 handler = "sql"
@@ -252,7 +258,7 @@ impl Row {
         match self.pass {
             Pass::Before | Pass::After => 1,
             Pass::Wave(k) => k,
-            Pass::Start(k) if matches!(column.kind, Kind::Batch | Kind::Sweep) => k,
+            Pass::Start(k) if matches!(column.kind, Kind::Batch | Kind::Sweep | Kind::Job) => k,
             Pass::Start(k) => 2 * k,
             Pass::End(k) => 2 * k - 1,
         }
@@ -300,14 +306,16 @@ impl Row {
             Pass::Wave(k) => match point {
                 "ack.committed" | "wave.committed" => shape(k * wave, k * wave),
                 // Not committed: of the effects of this wave nothing is to be seen either.
-                _ if column.kind == Kind::Sql => shape((k - 1) * wave, (k - 1) * wave),
+                _ if matches!(column.kind, Kind::Sql | Kind::Job) => {
+                    shape((k - 1) * wave, (k - 1) * wave)
+                }
                 "ack.history" | "ack.deleted" | "ack.commit" => shape(k * wave, (k - 1) * wave),
                 _ => shape((k - 1) * wave, (k - 1) * wave),
             },
             Pass::Start(k) => {
                 let recorded = (2 * k - 1) / wave * wave;
                 let effects = match (column.kind, point) {
-                    (Kind::Sql | Kind::Sweep, _) => recorded,
+                    (Kind::Sql | Kind::Job | Kind::Sweep, _) => recorded,
                     (Kind::Batch, "fire.before") => 2 * k - 2,
                     (_, "fire.before") => 2 * k - 1,
                     _ => 2 * k,
@@ -353,7 +361,7 @@ pub(crate) fn is_guarded(point: &str) -> bool {
 impl Column {
     /// Whether its effects are had within the transaction that records them.
     fn is_effect(&self) -> bool {
-        matches!(self.kind, Kind::Sql | Kind::Sweep)
+        matches!(self.kind, Kind::Sql | Kind::Job | Kind::Sweep)
     }
 
     pub(crate) fn starts_processes(&self) -> bool {
@@ -363,7 +371,7 @@ impl Column {
 
 fn recovery_shape(point: &str, column: &Column) -> Shape {
     let effects = match column.kind {
-        Kind::Sql | Kind::Sweep => 0,
+        Kind::Sql | Kind::Job | Kind::Sweep => 0,
         Kind::Http => 1,
         Kind::Each | Kind::Batch => 2,
     };
