@@ -463,7 +463,8 @@ pub struct JobConfig {
     /// The class of the queue of each type of job, and under `default` that of all others, as
     /// `$wgJobTypeConf` has them.
     pub queues: BTreeMap<String, String>,
-    /// Where the wiki keeps its jobs: SQLite's file, or the name of a database; `None`: nobody said.
+    /// Where the wiki keeps its jobs: SQLite's file, or the name of a database; `None`: nobody has
+    /// said.
     pub database: Option<String>,
 }
 

@@ -14,7 +14,7 @@
 //! | [`lock`], [`lease`] | the three layers that keep runs apart |
 //! | [`store`] | every query, written once for both dialects |
 //! | [`db`] | the narrow connection; each driver named in one file; the schema and its migrations |
-//! | [`handler`] | what firing means: `command`, `http`, `sql`; attempts in, verdicts out |
+//! | [`handler`] | what firing means: `command`, `http`, `sql`, `mediawiki-job`; verdicts out |
 //! | [`spawn`], [`watchdog`] | all that starts processes; what kills them when a run is killed |
 //! | [`fair`], [`retry`] | turns, rates and breakers; delays. Pure |
 //! | [`event`], [`nearest`], [`php`] | the tables' words; misspellings; values as PHP has them |
@@ -52,9 +52,9 @@
 //!    looks again where that differs. Plain SQL is the interface, so rows may vanish at any time:
 //!    that is the outcome `withdrawn`, not an error. No DELETE by id alone.
 //! 4. **An attempt is handed out after its claim is committed**, and never again for an error of
-//!    the database. `sql` effects are the exception: effect, history and removal are one
-//!    transaction, and the trace of the wave is committed before it. A sweep is a row of such
-//!    transactions; until the last the event stays ready, marked as begun.
+//!    the database. Effects (`sql`, `mediawiki-job`) are the exception: effect, history and removal
+//!    are one transaction, and the trace of the wave is committed before it. A sweep is a row of
+//!    such transactions; until the last the event stays ready, marked as begun.
 //!    Slots of schedules likewise: events and watermark are one transaction behind the gate. So is
 //!    each part of a source: its events, what was derived, and the cursor. A backfill's events and
 //!    its place are one too, guarded by the place that was seen: it needs no lease, for it fires

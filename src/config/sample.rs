@@ -90,6 +90,12 @@ history_failed = "1y"                   # dead and unknown
 # # lag = "SELECT MAX(seconds) FROM replica_lag"   # behind by more than `max_lag`: no pass
 # # max_lag = "5s"
 #
+# [type.wiki-job]
+# handler = "mediawiki-job"             # a job for a wiki's own queue: exactly once
+# # job_table_prefix = "mw_"            # `table_prefix` unless set
+# # queues = { default = "JobQueueDB" } # as $wgJobTypeConf has the classes
+# # job_database = "wiki"               # where the wiki keeps its jobs: must be `database`
+#
 # [type.hook]
 # handler = "http"
 # url = "https://example.org/hook"

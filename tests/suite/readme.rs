@@ -5,6 +5,7 @@ use std::process::Command;
 
 use clap::{CommandFactory as _, Parser as _};
 use punctual::cli::Cli;
+use punctual::handler::mediawiki_job::Job;
 
 use crate::plans::loaded;
 use crate::support::process::Running;
@@ -41,6 +42,20 @@ fn every_configuration_in_it_loads() {
             site.write("punctual.toml", &text);
             loaded(&site);
         }
+    }
+}
+
+#[test]
+fn every_job_of_a_wiki_in_it_is_one() {
+    let payloads = blocks("json");
+    assert!(payloads.len() >= 2, "{payloads:?}");
+    for payload in payloads {
+        let job = Job::read(payload.as_bytes());
+        assert_eq!(
+            job.map(|job| job.cmd),
+            Ok("refreshLinks".to_owned()),
+            "{payload}"
+        );
     }
 }
 

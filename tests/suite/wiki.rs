@@ -2,6 +2,7 @@
 //! jobs that ours are held against, and its own runner runs them.
 
 use crate::plans::run_recorded;
+use crate::readme::blocks;
 use crate::support::hex;
 use crate::support::mariadb::Server;
 use crate::support::recorder::Recording;
@@ -205,6 +206,27 @@ on_both_wikis! {
         assert_eq!(wiki.site.query_i64("SELECT COUNT(*) FROM scheduled_events"), 0);
     }
 
+    fn what_the_readme_inserts_from_php_becomes_the_job_that_it_names(wiki: &Wiki) {
+        let prefix = wiki.prefix;
+        wiki.site.config(&format!(
+            "table_prefix = \"{prefix}\"\n[type.wiki-job]\nhandler = \"mediawiki-job\""
+        ));
+        wiki.site.init();
+        let insert = readme_php("wiki-job");
+        wiki.php(&format!("$dbw = $this->getDB( DB_PRIMARY );\n{insert}"));
+        wiki.site.punctual(["run"]).ok();
+        assert_eq!(wiki.jobs("job_id").len(), 0, "not due for 30 days");
+        wiki.site.sql(&format!("UPDATE {prefix}scheduled_events SET due_at = 5"));
+        wiki.site.punctual(["run"]).ok();
+        wiki.php(
+            "$params = [ 'namespace' => 0, 'title' => 'Main_Page' ];
+            $queue->push( new JobSpecification( 'refreshLinks', $params ) );",
+        );
+        let jobs = wiki.jobs("job_cmd, job_namespace, job_title, job_params");
+        assert_eq!(jobs.len(), 2);
+        assert_eq!(jobs[0], jobs[1]);
+    }
+
     fn a_type_of_job_that_the_wiki_does_not_know_stays_in_its_queue(wiki: &Wiki) {
         wiki.config("").site.init();
         wiki.event(r#"{"type":"noSuchJob"}"#);
@@ -340,6 +362,12 @@ on_both_wikis! {
     }
 }
 
+/// The block of PHP in the README in which `part` stands.
+fn readme_php(part: &str) -> String {
+    let found = blocks("php").into_iter().find(|block| block.contains(part));
+    found.unwrap_or_else(|| panic!("no block with {part}"))
+}
+
 /// Now, as MediaWiki writes it.
 fn clock(wiki: &Wiki) -> String {
     match wiki.site.mariadb_database() {
@@ -379,7 +407,7 @@ fn jobs_in_another_file_of_sqlite_as_the_installer_leaves_it_are_refused_with_th
     wiki.config("job_database = \"wiki_jobqueue.sqlite\"");
     refused(&remedy);
     // What the remedy says.
-    wiki.set("unset( $wgJobTypeConf['default']['server'] );");
+    wiki.set(&readme_php("$wgJobTypeConf"));
     wiki.config("job_database = \"wiki.sqlite\"");
     wiki.site.punctual(["run"]).ok();
     assert_eq!(wiki.jobs("job_cmd"), [["null"]]);

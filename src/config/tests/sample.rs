@@ -21,7 +21,9 @@ fn the_sample_loads_with_and_without_its_examples() {
     site.file("work/punctual.password", "hush", 0o600);
     let config = site.load().unwrap();
     let names: Vec<&str> = config.types.keys().map(String::as_str).collect();
-    assert_eq!(names, ["hook", "purge", "reminder", "unlock"]);
+    assert_eq!(names, ["hook", "purge", "reminder", "unlock", "wiki-job"]);
+    let handler = &config.types["wiki-job"].handler;
+    assert!(handler.is_in_transaction(), "{handler:?}");
     assert_eq!(config.types["reminder"].rate, Some(60));
     let names: Vec<&str> = config.schedules.keys().map(String::as_str).collect();
     assert_eq!(names, ["digest", "sync"]);
