@@ -22,6 +22,8 @@ mod database_url;
 mod http_answer;
 #[path = "../fuzz/subjects/import_line.rs"]
 mod import_line;
+#[path = "../fuzz/subjects/job_payload.rs"]
+mod job_payload;
 #[path = "../fuzz/subjects/lock_file.rs"]
 mod lock_file;
 #[path = "../fuzz/subjects/my_cnf.rs"]
@@ -133,6 +135,11 @@ fn configuration_files() {
 #[test]
 fn database_urls() {
     holds("database_url", 4000, database_url::check);
+}
+
+#[test]
+fn payloads_of_jobs_of_a_wiki() {
+    holds("job_payload", 4000, job_payload::check);
 }
 
 #[test]

@@ -415,12 +415,13 @@ fn every_line_of_the_security_page_names_tests_that_exist() {
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "no test stands behind: {promise}");
         for name in names {
-            // Plain, on both databases, or a property.
+            // Plain, on both databases, on a wiki on both, or a property.
             let head = format!("fn {name}(");
             let mut definitions = code.split(&head).skip(1);
             let found = definitions.any(|rest| {
                 let arguments = rest.split(')').next().unwrap_or_default();
-                matches!(arguments, "" | "site: &Site") || arguments.contains(" in ")
+                matches!(arguments, "" | "site: &Site" | "wiki: &Wiki")
+                    || arguments.contains(" in ")
             });
             assert!(found, "there is no test `{name}`");
         }
