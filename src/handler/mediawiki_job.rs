@@ -72,41 +72,30 @@ pub enum Pushed {
 }
 
 impl JobTable {
-    /// Looks whether there is such a table as MediaWiki's in the run's own database.
+    /// Looks whether there is such a table as MediaWiki's in the run's own database. `Err` within:
+    /// one line that says why no job can be put there, and what to do.
     ///
     /// # Errors
-    /// One line that says why no job can be put there, and what to do.
-    pub fn open(db: &mut dyn Db, job: &JobConfig, config: &Config) -> Result<Self, String> {
-        check_database(job, config)?;
+    /// Trouble of the database, which says nothing of the table.
+    pub fn open(
+        db: &mut dyn Db,
+        job: &JobConfig,
+        config: &Config,
+    ) -> DbResult<Result<Self, String>> {
         let prefix = job.table_prefix.as_ref().unwrap_or(&config.table_prefix);
         let name = format!("{prefix}job");
-        let columns = columns(db, &name).map_err(|error| error.message)?;
-        if columns.is_empty() {
-            return Err(format!(
-                "there is no table `{name}` in this database; set `job_table_prefix` to the wiki's \
-                 $wgDBprefix, and let `database` name the wiki's own"
-            ));
-        }
-        let lacks = |wanted: &&&str| !columns.iter().any(|column| column.name == **wanted);
-        let lacking = COLUMNS.iter().chain([&TOKEN]).find(lacks);
-        if let Some(lacking) = lacking {
-            return Err(format!(
-                "`{name}` has no column `{lacking}`: it is no job table of MediaWiki 1.35 or later"
-            ));
-        }
-        if let Some(engine) = columns.iter().find_map(|column| column.foreign_engine()) {
-            return Err(format!(
-                "`{name}` is a table of {engine}, which has no transactions: an event would not \
-                 fire exactly once; run ALTER TABLE {name} ENGINE = InnoDB"
-            ));
-        }
-        let params = columns.iter().find(|column| column.name == "job_params");
-        let limit = params.and_then(|column| column.bytes);
-        Ok(Self {
+        let columns = match columns(db, &name) {
+            Err(error) if error.is_database_trouble() => return Err(error),
+            columns => columns.map_err(|error| error.message),
+        };
+        let checked = check_database(job, config)
+            .and(columns)
+            .and_then(|columns| params_limit(&name, &columns));
+        Ok(checked.map(|params_limit| Self {
             name,
             config: job.clone(),
-            params_limit: limit.unwrap_or(usize::MAX),
-        })
+            params_limit,
+        }))
     }
 
     /// The job that a payload asks for.
@@ -258,6 +247,31 @@ impl Column {
         let engine = self.engine.as_deref()?;
         (!engine.eq_ignore_ascii_case("InnoDB")).then_some(engine)
     }
+}
+
+/// How much `job_params` holds, where these are the columns of a job table.
+fn params_limit(table: &str, columns: &[Column]) -> Result<usize, String> {
+    if columns.is_empty() {
+        return Err(format!(
+            "there is no table `{table}` in this database; set `job_table_prefix` to the wiki's \
+             $wgDBprefix, and let `database` name the wiki's own"
+        ));
+    }
+    let column = |name: &str| columns.iter().find(|column| column.name == name);
+    let mut wanted = COLUMNS.iter().chain([&TOKEN]);
+    if let Some(lacking) = wanted.find(|name| column(name).is_none()) {
+        return Err(format!(
+            "`{table}` has no column `{lacking}`: it is no job table of MediaWiki 1.35 or later"
+        ));
+    }
+    if let Some(engine) = columns.iter().find_map(Column::foreign_engine) {
+        return Err(format!(
+            "`{table}` is a table of {engine}, which has no transactions: an event would not fire \
+             exactly once; run ALTER TABLE {table} ENGINE = InnoDB"
+        ));
+    }
+    let limit = column("job_params").and_then(|column| column.bytes);
+    Ok(limit.unwrap_or(usize::MAX))
 }
 
 fn columns(db: &mut dyn Db, table: &str) -> DbResult<Vec<Column>> {

@@ -12,8 +12,8 @@ use super::recovery::Suspects;
 use super::sweeps::Sweep;
 use super::{Part, Runner, Stop, Trouble, Unsure};
 use crate::clock::{UnixSeconds, monotonic};
-use crate::config::{HandlerConfig, TypeConfig};
-use crate::db::{DbError, DbErrorKind};
+use crate::config::{HandlerConfig, SqlConfig, TypeConfig};
+use crate::db::{DbError, DbErrorKind, Dialect};
 use crate::event::{EventId, Outcome};
 use crate::fair::{Through, Turn, Turns};
 use crate::fault::point;
@@ -71,9 +71,8 @@ impl Runner<'_> {
             if self.misconfigured.contains_key(&config.name) {
                 continue;
             }
-            let parts = self
-                .work_of(config)
-                .and_then(|work| Ok((work, self.guard_of(config)?)));
+            let work = self.work_of(config)?;
+            let parts = work.and_then(|work| Ok((work, self.guard_of(config)?)));
             let (work, guard) = match parts {
                 Ok(parts) => parts,
                 Err(error) => {
@@ -105,28 +104,27 @@ impl Runner<'_> {
         given_up.map(Lane::name).chain(misconfigured)
     }
 
-    fn work_of(&mut self, config: &TypeConfig) -> Result<Work, String> {
+    /// What firing an event of this type is; `Err` within: why it cannot fire.
+    fn work_of(&mut self, config: &TypeConfig) -> Result<Result<Work, String>, Trouble> {
         Ok(match &config.handler {
-            HandlerConfig::Sql(sql) => {
-                let dialect = self.store.dialect();
-                let statements = sql::compile(&sql.statements, dialect)?;
-                match &sql.sweep {
-                    None => Work::Effects(statements),
-                    Some(sweep) => Work::Sweep(Box::new(Sweep::new(sweep, statements, dialect)?)),
-                }
-            }
+            HandlerConfig::Sql(sql) => sql_work(sql, self.store.dialect()),
             HandlerConfig::Command(command) => {
                 let env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-                Work::Beside(command::handler(config, command, &env, &self.reactor))
+                Ok(Work::Beside(command::handler(
+                    config,
+                    command,
+                    &env,
+                    &self.reactor,
+                )))
             }
             HandlerConfig::Http(http) => {
                 let waker = self.reactor.waker();
-                let handler = HttpHandler::new(config, http, &self.install.install_id, waker)
-                    .map_err(|error| format!("{error:#}"))?;
-                Work::Beside(Box::new(handler))
+                HttpHandler::new(config, http, &self.install.install_id, waker)
+                    .map(|handler| Work::Beside(Box::new(handler)))
+                    .map_err(|error| format!("{error:#}"))
             }
             HandlerConfig::MediawikiJob(job) => {
-                Work::Jobs(JobTable::open(self.store.db(), job, self.config)?)
+                JobTable::open(self.store.db(), job, self.config)?.map(Work::Jobs)
             }
         })
     }
@@ -459,4 +457,12 @@ fn lanes_rested(lanes: &[Lane]) -> Option<Instant> {
 
 pub(super) fn jitter() -> u32 {
     getrandom::u32().unwrap_or(0)
+}
+
+fn sql_work(sql: &SqlConfig, dialect: Dialect) -> Result<Work, String> {
+    let statements = sql::compile(&sql.statements, dialect)?;
+    Ok(match &sql.sweep {
+        None => Work::Effects(statements),
+        Some(sweep) => Work::Sweep(Box::new(Sweep::new(sweep, statements, dialect)?)),
+    })
 }

@@ -18,6 +18,7 @@ use crate::support::failing::{Failure, Trigger};
 use crate::support::mariadb::Server;
 use crate::support::process::eventually;
 use crate::support::site::{Site, deletions};
+use crate::support::wiki::JOB_TABLE;
 
 const TYPES: &str = r#"
 [type.effect]
@@ -50,6 +51,11 @@ missed_max = 3
 [schedule.once]
 type = "effect"
 cron = "0 0 1 1 *"
+"#;
+
+const JOBS: &str = r#"
+[type.job]
+handler = "mediawiki-job"
 "#;
 
 /// More calls than a run over these few events makes.
@@ -134,6 +140,23 @@ on_both_databases_in_memory! {
         }
     }
 
+    fn a_job_of_a_wiki_is_queued_once_whichever_call_fails(site: &Site) {
+        site.config(JOBS).init().sql(JOB_TABLE);
+        let bed = Bed {
+            site,
+            config: loaded(site),
+        };
+        let failures = [
+            Failure::Busy,
+            Failure::Lost,
+            Failure::LostAfterCommit,
+            Failure::Full,
+        ];
+        for failure in failures {
+            queue_jobs_with_each_call_failing(&bed, failure);
+        }
+    }
+
     fn a_loss_is_counted_once_whichever_call_of_the_recovery_fails(site: &Site) {
         let bed = Bed::new(site);
         for call in 1..ENOUGH {
@@ -213,6 +236,43 @@ fn make_slots_with_each_call_failing(bed: &Bed<'_>, failure: Failure) {
         }
     }
     panic!("a run of two schedules makes {ENOUGH} calls");
+}
+
+/// Two jobs, one of them twice, and what is none; one of a run's calls fails.
+fn queue_jobs_with_each_call_failing(bed: &Bed<'_>, failure: Failure) {
+    let site = bed.site;
+    for call in 1..ENOUGH {
+        for statement in deletions().iter().filter(|one| !one.ends_with("seen")) {
+            site.sql(statement);
+        }
+        site.sql("DELETE FROM job");
+        site.sql(
+            "INSERT INTO scheduled_events (type, due_at, payload) VALUES \
+             ('job', 1, '{\"type\":\"null\",\"title\":\"A\"}'), \
+             ('job', 2, '{\"type\":\"null\",\"title\":\"B\",\"deduplicate\":true}'), \
+             ('job', 3, '{\"type\":\"null\",\"title\":\"B\",\"deduplicate\":true}'), \
+             ('job', 4, 'no job')",
+        );
+        let about = format!("call {call}, {failure:?}");
+        let (to_come, report) = bed.run(&[(call, failure)]);
+        if let Some(report) = report {
+            assert!(report.misconfigured.is_empty(), "{about}: {report:?}");
+        }
+        for _ in 0..2 {
+            bed.make_due();
+            let (_, report) = bed.run(&[]);
+            assert!(report.is_some(), "{about}: a run without trouble");
+        }
+        let jobs = site.rows("SELECT job_title FROM job ORDER BY job_title");
+        assert_eq!(jobs, [["A"], ["B"]], "{about}");
+        let ended = "SELECT outcome, COUNT(*) FROM event_history GROUP BY outcome ORDER BY outcome";
+        assert_eq!(site.rows(ended), [["dead", "1"], ["done", "3"]], "{about}");
+        if to_come == 1 {
+            assert!(call > 25, "a run makes more calls than {call}");
+            return;
+        }
+    }
+    panic!("a run of four jobs makes {ENOUGH} calls");
 }
 
 /// Each of a run's calls fails, and with it one of those that follow: where the connection was lost,
