@@ -11,11 +11,12 @@ pub(crate) const SUBJECT: Subject = Subject {
     title: "A backlog",
     about: "Events a second of `punctual run` as a whole process, history on, everything else at \
             its default. The type `sql` inserts one row an event; the type `command` in batch mode \
-            talks to a compiled program that answers at once (`contrib/bench/programs/answer.rs`). \
+            talks to a compiled program that answers at once (`contrib/bench/programs/answer.rs`); \
+            the type `mediawiki-job` fills a job table with MediaWiki's own indexes. \
             Limits (`contrib/bench/support/limit.rs`), 500 events a transaction: *batch limit*: \
             hand-written statements that select the due rows, write their history and remove them, \
             nothing fired; *effect limit*: the same with the handler's statement run once an \
-            event, prepared, in it. *Best peer*: what the best of five other queues on the \
+            event, prepared, in it; *job limit*: the same with one INSERT of all its jobs. *Best peer*: what the best of five other queues on the \
             same kind of store came to when this was asked for (one worker, jobs that do nothing, \
             two cores, durable commits: apalis 5.4k/s on SQLite, APScheduler 1.0k/s on MariaDB); \
             not measured here, for orientation.",
@@ -25,7 +26,8 @@ pub(crate) const SUBJECT: Subject = Subject {
 fn measure(scale: &Scale) -> Vec<Row> {
     let count = scale.of(50_000, 2_000);
     let types = format!(
-        "{SQL}[type.batch]\nhandler = \"command\"\nmode = \"batch\"\ncommand = [\"{}\"]\n",
+        "{SQL}[type.job]\nhandler = \"mediawiki-job\"\n\
+         [type.batch]\nhandler = \"command\"\nmode = \"batch\"\ncommand = [\"{}\"]\n",
         program("answer"),
     );
     let mut found = Vec::new();
@@ -42,13 +44,25 @@ fn measure(scale: &Scale) -> Vec<Row> {
             place.must_have_done(0, count);
             rate(took)
         };
-        let [sql, effects, batch, nothing] = interleaved(
+        let queued = || {
+            place.backlog_of_jobs("job", count);
+            rate(place.drain(count))
+        };
+        let queue_limit = || {
+            place.backlog_of_jobs("job", count);
+            let took = seconds(|| limit::drain(&place, "job", Fire::Jobs));
+            place.must_have_done(0, count);
+            rate(took)
+        };
+        let [sql, effects, batch, nothing, jobs, job_limit] = interleaved(
             scale.rounds,
             &mut [
                 &mut || drained("sql"),
                 &mut || limited("sql", Fire::Effects),
                 &mut || drained("batch"),
                 &mut || limited("batch", Fire::Nothing),
+                &mut || queued(),
+                &mut || queue_limit(),
             ],
         );
         let what = format!("`sql`, {count} events");
@@ -68,6 +82,18 @@ fn measure(scale: &Scale) -> Vec<Row> {
             )
             .beside("batch limit", nothing)
             .reach(Reach::AtLeast(0.4)),
+        );
+        let what_jobs = format!("`mediawiki-job`, {count} events");
+        found.push(
+            Row::new(
+                "drain-mediawiki-job",
+                Some(kind),
+                what_jobs,
+                Unit::PerSecond,
+                jobs,
+            )
+            .beside("job limit", job_limit)
+            .reach(Reach::AtLeast(0.5)),
         );
         let (best, times) = best_peer(kind);
         found.push(

@@ -4,7 +4,8 @@
 //! A wave of 500 is one transaction on both databases:
 //!
 //! 1. a prepared SELECT of the due rows' ids and payloads, which any runner must know;
-//! 2. for the effect limit: the handler's own statement, prepared, once a row;
+//! 2. for the effect limit: the handler's own statement, prepared, once a row; for the job limit: one
+//!    INSERT into the job table of all rows, prepared, their values made from the payloads;
 //! 3. INSERT … SELECT into the history;
 //! 4. DELETE.
 //!
@@ -32,11 +33,30 @@ const HISTORY: &str = "INSERT INTO event_history (event_id, type, due_at, first_
 const EFFECT: &str = "INSERT INTO effects (event_id, fired_at) VALUES (?, ?)";
 const NOW: i64 = 1_700_000_000;
 
-/// Whether the handler's statement is run.
+/// What is bound of a job: what stands in it whatever it is about is written out.
+const JOB_MARKS: &str = "('null', -1, '', '20231114221320', ?, ?, '')";
+const JOB: &str = "INSERT INTO job (job_cmd, job_namespace, job_title, job_timestamp, job_params, \
+     job_random, job_sha1) VALUES ";
+
+/// The INSERT of so many jobs.
+fn job_insert(jobs: usize) -> String {
+    format!("{JOB}{}", vec![JOB_MARKS; jobs].join(","))
+}
+
+/// The parameters of the job that an event's payload asks for, and a number like any other.
+fn job(id: i64, payload: &[u8]) -> (String, i64) {
+    let digits = payload.iter().filter(|byte| byte.is_ascii_digit());
+    let number = digits.fold(0, |sum, digit| 10 * sum + i64::from(digit - b'0'));
+    let random = id.wrapping_mul(2_654_435_761) & 0x7fff_ffff;
+    (format!("a:1:{{s:4:\"user\";i:{number};}}"), random)
+}
+
+/// Whether the handler's statement is run, and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fire {
     Nothing,
     Effects,
+    Jobs,
 }
 
 /// Drains a type as fast as the database allows.
@@ -66,6 +86,15 @@ fn drain_sqlite(place: &Place, type_name: &str, fire: Fire) -> rusqlite::Result<
                 effect.execute(params![id, NOW])?;
             }
         }
+        if fire == Fire::Jobs && !events.is_empty() {
+            let mut insert = db.prepare_cached(&job_insert(events.len()))?;
+            for (row, (id, payload)) in events.iter().enumerate() {
+                let (params, random) = job(*id, payload.as_bytes());
+                insert.raw_bind_parameter(2 * row + 1, params)?;
+                insert.raw_bind_parameter(2 * row + 2, random)?;
+            }
+            insert.raw_execute()?;
+        }
         if !events.is_empty() {
             let ids = id_list(events.iter().map(|(id, _)| *id));
             db.execute_batch(&format!(
@@ -91,6 +120,15 @@ fn drain_mariadb(place: &Place, type_name: &str, fire: Fire) -> mysql::Result<()
             for (id, _) in &events {
                 db.exec_drop(&effect, (id, NOW))?;
             }
+        }
+        if fire == Fire::Jobs && !events.is_empty() {
+            let values = |(id, payload): &(i64, Vec<u8>)| {
+                let (params, random) = job(*id, payload);
+                [mysql::Value::from(params), random.into()]
+            };
+            let values: Vec<mysql::Value> = events.iter().flat_map(values).collect();
+            // Kept by the driver as long as the text is the same.
+            db.exec_drop(job_insert(events.len()), values)?;
         }
         if !events.is_empty() {
             let ids = id_list(events.iter().map(|(id, _)| *id));

@@ -57,6 +57,29 @@ const FAST: [&str; 5] = [
 pub(crate) const SQL: &str = "[type.sql]\nhandler = \"sql\"\n\
      sql = \"INSERT INTO effects (event_id, fired_at) VALUES (:id, :now)\"\n";
 
+/// MediaWiki's job table, with all its indexes.
+const JOB_TABLE_MARIADB: [&str; 1] = ["CREATE TABLE job (\
+     job_id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, \
+     job_cmd VARBINARY(60) NOT NULL DEFAULT '', job_namespace INT NOT NULL, \
+     job_title VARBINARY(255) NOT NULL, job_timestamp BINARY(14), job_params MEDIUMBLOB NOT NULL, \
+     job_random INT UNSIGNED NOT NULL DEFAULT 0, job_attempts INT UNSIGNED NOT NULL DEFAULT 0, \
+     job_token VARBINARY(32) NOT NULL DEFAULT '', job_token_timestamp BINARY(14), \
+     job_sha1 VARBINARY(32) NOT NULL DEFAULT '', INDEX (job_sha1), \
+     INDEX (job_cmd, job_token, job_random), INDEX (job_cmd, job_token, job_id), \
+     INDEX (job_cmd, job_namespace, job_title, job_params(128)), INDEX (job_timestamp))"];
+const JOB_TABLE_SQLITE: [&str; 6] = [
+    "CREATE TABLE job (job_id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, \
+     job_cmd BLOB NOT NULL DEFAULT '', job_namespace INTEGER NOT NULL, job_title BLOB NOT NULL, \
+     job_timestamp BLOB, job_params BLOB NOT NULL, job_random INTEGER NOT NULL DEFAULT 0, \
+     job_attempts INTEGER NOT NULL DEFAULT 0, job_token BLOB NOT NULL DEFAULT '', \
+     job_token_timestamp BLOB, job_sha1 BLOB NOT NULL DEFAULT '')",
+    "CREATE INDEX job_sha1 ON job (job_sha1)",
+    "CREATE INDEX job_cmd_token ON job (job_cmd, job_token, job_random)",
+    "CREATE INDEX job_cmd_token_id ON job (job_cmd, job_token, job_id)",
+    "CREATE INDEX job_cmd ON job (job_cmd, job_namespace, job_title, job_params)",
+    "CREATE INDEX job_timestamp ON job (job_timestamp)",
+];
+
 /// An initialised site on one of the databases.
 pub(crate) struct Place {
     pub(crate) kind: Kind,
@@ -82,7 +105,11 @@ impl Place {
             self.site.sql("PRAGMA journal_mode = WAL");
         }
         self.site
-            .sql("CREATE TABLE effects (event_id BIGINT, fired_at BIGINT)");
+            .sql("CREATE TABLE effects (event_id BIGINT, fired_at BIGINT)")
+            .sql_all(match self.kind {
+                Kind::Mariadb => &JOB_TABLE_MARIADB[..],
+                _ => &JOB_TABLE_SQLITE[..],
+            });
         self
     }
 
@@ -126,6 +153,21 @@ impl Place {
     pub(crate) fn backlog(&self, type_name: &str, count: u64) {
         self.forget();
         self.events(type_name, count, PAST, 0);
+        self.at_rest();
+    }
+
+    /// Nothing but `count` due events of a type, each of which asks for a job of a wiki.
+    pub(crate) fn backlog_of_jobs(&self, type_name: &str, count: u64) {
+        self.forget();
+        let payload = match self.kind {
+            Kind::Mariadb => "CONCAT('{\"type\":\"null\",\"params\":{\"user\":', seq, '}}')",
+            _ => "printf('{\"type\":\"null\",\"params\":{\"user\":%d}}', seq)",
+        };
+        self.insert(
+            "scheduled_events (type, due_at, payload)",
+            &format!("'{type_name}', {PAST} + seq DIV 100, {payload}"),
+            count,
+        );
         self.at_rest();
     }
 
@@ -184,7 +226,7 @@ impl Place {
 
     /// Empties the tables that a drain fills.
     pub(crate) fn forget(&self) {
-        for table in ["scheduled_events", "event_history", "effects"] {
+        for table in ["scheduled_events", "event_history", "effects", "job"] {
             self.site.sql(&match self.kind {
                 Kind::Mariadb => format!("TRUNCATE TABLE {table}"),
                 _ => format!("DELETE FROM {table}"),
