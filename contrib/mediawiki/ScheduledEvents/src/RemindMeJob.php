@@ -41,7 +41,8 @@ class RemindMeJob extends Job implements GenericParameterJob {
 			$status = $this->mail( $user, $found );
 			if ( !$status->isOK() ) {
 				// Tried again by the queue; so nothing else may have been sent yet.
-				$this->setLastError( 'mail: ' . preg_replace( '/\s+/', ' ', (string)$status ) );
+				$message = $status->getErrors()[0]['message'];
+				$this->setLastError( 'mail: ' . ( is_string( $message ) ? $message : $message->getKey() ) );
 				return false;
 			}
 		} elseif ( !Reminders::hasEcho() ) {

@@ -59,7 +59,21 @@ class UserZone {
 			return null;
 		}
 		// What does not exist, such as 31 February, is moved to what does.
-		return $time->format( 'Y-m-d H:i:s' ) === $written ? $time->getTimestamp() : null;
+		if ( $time->format( 'Y-m-d H:i:s' ) !== $written ) {
+			return null;
+		}
+		// Which of two PHP takes differs between its versions.
+		$offsets = array_column(
+			$this->zone->getTransitions( $time->getTimestamp() - 86400, $time->getTimestamp() ) ?: [],
+			'offset'
+		);
+		foreach ( $offsets as $offset ) {
+			$other = $time->setTimestamp( $time->getTimestamp() + $time->getOffset() - $offset );
+			if ( $other < $time && $other->format( 'Y-m-d H:i:s' ) === $written ) {
+				return $other->getTimestamp();
+			}
+		}
+		return $time->getTimestamp();
 	}
 
 	/**
