@@ -129,7 +129,7 @@ function has( $needle, $text ) {
  * @return string[] Ids of the reminders in the list
  */
 function listed( $html ) {
-	preg_match_all( "/name='wpreminders\\[\\]' value='([0-9a-f]{16})'/", str_replace( '"', "'", $html ), $match );
+	preg_match_all( "/name='reminders\\[\\]' value='([0-9a-f]{16})'/", str_replace( '"', "'", $html ), $match );
 	return $match[1];
 }
 
@@ -155,8 +155,9 @@ check( 'but not on a special page', 0, substr_count( $admin->load( '/index.php?t
 check( 'the API must be told a token', 'badtoken', $admin->remindMe( [
 	'page' => 'Main Page', 'delay' => '1 day', 'token' => 'x',
 ] ) );
-$get = json_decode( $admin->load( '/api.php?action=remindme&page=Main%20Page&delay=1%20day&format=json' ), true );
-check( 'by POST', 'mustbeposted', $get['error']['code'] );
+$get = json_decode( $admin->load( '/api.php?action=remindme&page=Main%20Page&delay=1%20day&format=json&token=' .
+	rawurlencode( $admin->token() ) ), true );
+check( 'by POST', 'mustpostparams', $get['error']['code'] );
 check( 'without an address nobody could be reminded', 'remindme-error-unreachable', $admin->remindMe( [
 	'page' => 'Main Page', 'delay' => '1 day',
 ] ) );
@@ -220,7 +221,7 @@ check( 'which is that instant', '2030-07-01T00:30:00Z', $admin->remindMe( [] )['
 check( 'or after a delay', true, has( 'The reminder is set.', text( $send( [ 'wpdelay' => '1 week' ] ) ) ) );
 check( 'a time in the past is refused', true, has( 'This time is in the past.', text( $send( [ 'wptime' => '2001-01-01 00:00' ] ) ) ) );
 check( 'and what is no time', true, has( 'This is not a time', text( $send( [ 'wptime' => 'soon' ] ) ) ) );
-check( 'and too late a time', true, has( 'up to 3,652 days', text( $send( [ 'wptime' => '2099-01-01 00:00' ] ) ) ) );
+check( 'and too late a time', true, has( 'up to 3652 days', text( $send( [ 'wptime' => '2099-01-01 00:00' ] ) ) ) );
 $html = $admin->load( "/index.php?title=$special", [
 	'wppage' => 'Main Page', 'wpdelay' => '1 day', 'wpFormIdentifier' => 'remindme-set', 'wpEditToken' => 'x',
 ] );
@@ -228,20 +229,24 @@ check( 'without a token nothing is set', [ 3, true ], [
 	count( listed( $html ) ), strpos( text( $html ), 'The reminder is set.' ) === false,
 ] );
 $ids = listed( $html );
-$html = $admin->send( $special, 'remindme-cancel', [ 'wpreminders' => [ $ids[0], $ids[2] ] ] );
+$html = $admin->send( $special, 'remindme-cancel', [ 'reminders' => [ $ids[0], $ids[2] ] ] );
 check( 'reminders are cancelled', [ $ids[1] ], listed( $html ) );
-$html = $admin->send( $special, 'remindme-cancel', [ 'wpreminders' => [ $ids[0] ] ] );
+$html = $admin->send( $special, 'remindme-cancel', [ 'reminders' => [ $ids[0] ] ] );
 check( 'not twice', true, has( 'There is no such reminder any more.', text( $html ) ) );
 
 $simple = new Browser;
 $simple->logIn( 'Simple' );
 check( 'nobody cancels what is another\'s', 'gone', $simple->remindMe( [ 'cancel' => $ids[1] ] ) );
 check( 'nor by the form', true, has( 'There is no such reminder any more.', text(
-	$simple->send( $special, 'remindme-cancel', [ 'wpreminders' => [ $ids[1] ] ] )
+	$simple->send( $special, 'remindme-cancel', [ 'reminders' => [ $ids[1] ] ] )
 ) ) );
 check( 'one\'s own are cancelled by the API too', [ 'cancelled' => $ids[1] ], $admin->remindMe( [ 'cancel' => $ids[1] ] ) );
 check( 'and are gone', 'gone', $admin->remindMe( [ 'cancel' => $ids[1] ] ) );
 
+$with = static function ( $settings ) use ( $extra ) {
+	file_put_contents( $extra, "<?php $settings" );
+};
+$with( '$wgAutoConfirmCount = 10;' );
 $answers = [];
 for ( $n = 0; $n < 6; $n++ ) {
 	$answer = $simple->remindMe( [ 'page' => 'Main Page', 'delay' => '1 day' ] );
@@ -251,9 +256,6 @@ check( 'a new user may set five an hour', [ 'set', 'set', 'set', 'set', 'set', '
 $page = text( $send( [ 'wpdelay' => '1 day' ], $simple ) );
 check( 'by the form as well', true, has( 'anti-abuse measure', $page ) );
 
-$with = static function ( $settings ) use ( $extra ) {
-	file_put_contents( $extra, "<?php $settings" );
-};
 $with( '$wgReadOnly = "moving house";' );
 $page = text( $admin->load( "/index.php?title=$special/Main_Page" ) );
 check( 'a wiki that is read only says so', true, has( 'moving house', $page ) );
@@ -271,5 +273,14 @@ unlink( $extra );
 
 $help = text( $admin->load( '/api.php?action=help&modules=remindme' ) );
 check( 'the API explains itself', true, has( 'Title of the page to be reminded of.', $help ) );
-$page = text( $admin->load( "/index.php?title=$special&uselang=qqx" ) );
-check( 'each message is one of the extension or of the core', 0, substr_count( $page, '⧼' ) );
+foreach ( [ $special, 'Special:ListGroupRights', 'Special:Version' ] as $page ) {
+	check( "$page lacks no message", 0, substr_count( $admin->load( "/index.php?title=$page" ), '⧼' ) );
+}
+
+$table = getenv( 'WIKI_PREFIX' ) . 'scheduled_events';
+maintenance( 'sql.php', '--query', "ALTER TABLE $table RENAME TO away" );
+$page = text( $admin->load( "/index.php?title=$special/Main_Page" ) );
+$answer = $admin->remindMe( [ 'page' => 'Main Page', 'delay' => '1 day' ] );
+maintenance( 'sql.php', '--query', "ALTER TABLE away RENAME TO $table" );
+check( 'a wiki without the tables says so', true, has( 'The wiki\'s tables for reminders are missing.', $page ) );
+check( 'and the API', 'remindme-error-tables', $answer );

@@ -40,14 +40,15 @@ class ReminderHooks {
 	 * @param array &$icons
 	 */
 	public static function onBeforeCreateEchoEvent( &$notifications, &$categories, &$icons ) {
-		$categories['remindme'] = [ 'priority' => 3 ];
+		$categories['remindme'] = [ 'priority' => 3, 'tooltip' => 'echo-pref-tooltip-remindme' ];
 		$notifications['remindme'] = [
 			'category' => 'remindme',
 			'group' => 'interactive',
 			'section' => 'alert',
 			'canNotifyAgent' => true,
 			'presentation-model' => ReminderPresentationModel::class,
-			'user-locators' => [ [ self::class, 'locateUser' ] ],
+			// A list of callables, each with its further arguments: none.
+			'user-locators' => [ [ [ self::class, 'locateUser' ] ] ],
 		];
 		// The mail is the job's own.
 		$GLOBALS['wgNotifyTypeAvailabilityByCategory']['remindme'] = [ 'web' => true, 'email' => false ];

@@ -6,12 +6,18 @@
 
 namespace MediaWiki\Extension\ScheduledEvents;
 
-use EchoEventPresentationModel;
+// Echo has had both names.
+class_alias(
+	class_exists( '\MediaWiki\Extension\Notifications\Formatters\EchoEventPresentationModel' )
+		? '\MediaWiki\Extension\Notifications\Formatters\EchoEventPresentationModel'
+		: '\EchoEventPresentationModel',
+	__NAMESPACE__ . '\PresentationModel'
+);
 
 /**
  * How Echo shows a reminder. Loaded by Echo only.
  */
-class ReminderPresentationModel extends EchoEventPresentationModel {
+class ReminderPresentationModel extends PresentationModel {
 	/** @inheritDoc */
 	public function canRender() {
 		return (bool)$this->event->getTitle();

@@ -6,6 +6,7 @@
 
 namespace MediaWiki\Extension\ScheduledEvents;
 
+use Html;
 use HTMLForm;
 use MediaWiki\MediaWikiServices;
 use SpecialPage;
@@ -121,75 +122,67 @@ class SpecialRemindMe extends SpecialPage {
 	}
 
 	private function showList() {
-		$options = [];
-		$language = $this->getLanguage();
-		$titles = MediaWikiServices::getInstance()->getTitleFactory();
-		// A list that was sent is checked against what was there when it was shown.
-		$posted = $this->getRequest()->getArray( 'wpreminders', [] );
-		foreach ( $this->reminders->ofUser( $this->getUser() ) as $reminder ) {
-			$title = $titles->makeTitle( (int)$reminder['namespace'], $reminder['title'] );
-			$label = $this->msg( $reminder['comment'] === '' ? 'remindme-item' : 'remindme-item-comment' )
-				->plaintextParams(
-					$title->getPrefixedText(),
-					$language->userTimeAndDate( wfTimestamp( TS_MW, $reminder['at'] ), $this->getUser() ),
-					$reminder['comment']
-				)
-				->text();
-			$options[$this->unused( $options, $label )] = $reminder['id'];
-		}
-		foreach ( array_diff( $posted, $options ) as $id ) {
-			if ( is_string( $id ) ) {
-				$options[$this->unused( $options, $this->msg( 'remindme-gone' )->text() )] = $id;
-			}
-		}
-		if ( !$options ) {
+		$result = $this->formToCancel( [] )->tryAuthorizedSubmit();
+		$failed = $result instanceof StatusValue && !$result->isGood();
+		// Only now, so that the list lacks what was cancelled.
+		$items = array_map( [ $this, 'item' ], $this->reminders->ofUser( $this->getUser() ) );
+		if ( !$items && !$failed ) {
 			$this->getOutput()->addWikiMsg( 'remindme-none' );
 			return;
 		}
-		$fields = [
-			'reminders' => [
-				'type' => 'multiselect',
-				'options' => array_map( 'strval', $options ),
-				'required' => true,
-			],
-		];
-		$cancelled = HTMLForm::factory( 'ooui', $fields, $this->getContext() )
+		$list = Html::rawElement( 'ul', [ 'class' => 'remindme-list' ], implode( "\n", $items ) );
+		$this->formToCancel( [ 'list' => [ 'type' => 'info', 'raw' => true, 'default' => $list ] ] )
+			->displayForm( $result );
+	}
+
+	/**
+	 * @param array $fields
+	 * @return HTMLForm Prepared
+	 */
+	private function formToCancel( array $fields ) {
+		return HTMLForm::factory( 'ooui', $fields, $this->getContext() )
 			->setTitle( $this->getPageTitle() )
 			->setFormIdentifier( 'remindme-cancel' )
 			->setWrapperLegendMsg( 'remindme-list' )
 			->setSubmitTextMsg( 'remindme-cancel' )
 			->setSubmitDestructive()
 			->setSubmitCallback( [ $this, 'onCancel' ] )
-			->show();
-		if ( $cancelled === true || ( $cancelled instanceof StatusValue && $cancelled->isGood() ) ) {
-			$this->getOutput()->redirect( $this->getPageTitle()->getFullURL() );
-		}
+			->prepareForm();
 	}
 
 	/**
-	 * Labels are the keys of a form's options, and two reminders may look the same.
-	 *
-	 * @param array $options
-	 * @param string $label
-	 * @return string
+	 * @param array $reminder
+	 * @return string HTML
 	 */
-	private function unused( array $options, $label ) {
-		$unused = $label;
-		for ( $number = 2; isset( $options[$unused] ); $number++ ) {
-			$unused = $this->msg( 'remindme-item-again' )->plaintextParams( $label )
-				->numParams( $number )->text();
-		}
-		return $unused;
+	private function item( array $reminder ) {
+		$title = MediaWikiServices::getInstance()->getTitleFactory()
+			->makeTitle( (int)$reminder['namespace'], $reminder['title'] );
+		$time = $this->getLanguage()->userTimeAndDate(
+			wfTimestamp( TS_MW, $reminder['at'] ),
+			$this->getUser()
+		);
+		$text = $this->msg( $reminder['comment'] === '' ? 'remindme-item' : 'remindme-item-comment' )
+			->plaintextParams( $title->getPrefixedText(), $time, $reminder['comment'] )
+			->text();
+		$box = Html::element( 'input', [
+			'type' => 'checkbox',
+			'name' => 'reminders[]',
+			'value' => $reminder['id'],
+		] );
+		return Html::rawElement(
+			'li',
+			[],
+			Html::rawElement( 'label', [], $box . ' ' . htmlspecialchars( $text ) )
+		);
 	}
 
 	/**
-	 * @param array $data
 	 * @return StatusValue
 	 */
-	public function onCancel( array $data ) {
+	public function onCancel() {
 		$status = StatusValue::newGood();
-		foreach ( $data['reminders'] as $id ) {
-			if ( !$this->reminders->cancel( $this->getUser(), $id ) ) {
+		foreach ( $this->getRequest()->getArray( 'reminders', [] ) as $id ) {
+			if ( !is_string( $id ) || !$this->reminders->cancel( $this->getUser(), $id ) ) {
 				$status = StatusValue::newFatal( 'remindme-error-gone' );
 			}
 		}
