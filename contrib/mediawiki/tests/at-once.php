@@ -10,9 +10,9 @@ require_once getenv( 'MW_INSTALL_PATH' ) . '/maintenance/Maintenance.php';
 require_once __DIR__ . '/check.php';
 
 class CheckAtOnce extends Maintenance {
-	private const PROCESSES = 4;
-	private const PUSHES = 60;
-	private const KEYS = 5;
+	private const PROCESSES = 6;
+	private const PUSHES = 200;
+	private const KEYS = 3;
 
 	public function __construct() {
 		parent::__construct();

@@ -21,6 +21,7 @@ class CheckStore extends Maintenance {
 		$this->checkOne();
 		$this->checkKeys();
 		$this->checkTransactions();
+		$this->checkDeadlocks();
 		$this->checkRefused();
 	}
 
@@ -89,6 +90,43 @@ class CheckStore extends Maintenance {
 		$this->rollbackTransaction( db(), __METHOD__ );
 		check( 'and are gone with it', [ $id ], array_map( 'intval', array_column( events( 'id' ), 0 ) ) );
 		$this->store->cancel( $id );
+	}
+
+	/**
+	 * Deadlocks cannot be had to order: a trigger plays the server that chooses this insert.
+	 */
+	private function checkDeadlocks() {
+		if ( db()->getType() !== 'mysql' ) {
+			return;
+		}
+		$trigger = db()->tableName( 'victim' );
+		db()->query( "CREATE TRIGGER $trigger BEFORE INSERT ON " . db()->tableName( 'scheduled_events' ) .
+			' FOR EACH ROW BEGIN IF @deadlocks > 0 THEN SET @deadlocks = @deadlocks - 1; ' .
+			"SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'Deadlock found'; " .
+			'END IF; END', __METHOD__ );
+		$ways = [
+			'scheduling' => function () {
+				$this->store->schedule( 'hello', time() + 60, null, [ 'key' => 'k' ] );
+			},
+			'pushing a job' => static function () {
+				queues()->push( new JobSpecification( 'null', [ 'jobReleaseTimestamp' => time() + 60 ] ) );
+			},
+		];
+		foreach ( $ways as $name => $way ) {
+			db()->query( 'SET @deadlocks = 4', __METHOD__ );
+			check( "$name outlasts four deadlocks", 'nothing', thrown( $way ) );
+			check( '  and is done once', 1, count( events( 'id' ) ) );
+			db()->delete( 'scheduled_events', '*', __METHOD__ );
+			db()->query( 'SET @deadlocks = 5', __METHOD__ );
+			check( '  and gives up at the fifth', 1, preg_match( '/Error 1213: Deadlock/', thrown( $way ) ) );
+			check( '  and leaves nothing', [ 0, [] ], [ db()->trxLevel(), events( 'id' ) ] );
+		}
+		db()->query( 'SET @deadlocks = 1', __METHOD__ );
+		$this->beginTransaction( db(), __METHOD__ );
+		$victim = thrown( $ways['scheduling'] );
+		$this->rollbackTransaction( db(), __METHOD__ );
+		check( 'in a transaction the first is told', 1, preg_match( '/Error 1213: Deadlock/', $victim ) );
+		db()->query( "DROP TRIGGER $trigger", __METHOD__ );
 	}
 
 	private function checkRefused() {

@@ -12,7 +12,6 @@ use JobQueueError;
 use MediaWiki\MediaWikiServices;
 use UnexpectedValueException;
 use Wikimedia\Rdbms\DBError;
-use Wikimedia\Rdbms\DBQueryError;
 use Wikimedia\Rdbms\IDatabase;
 
 /**
@@ -30,10 +29,6 @@ use Wikimedia\Rdbms\IDatabase;
  * database.
  */
 class JobQueueScheduled extends JobQueueDB {
-	/** MySQL's number for a deadlock. */
-	private const DEADLOCK = 1213;
-	private const TRIES = 5;
-
 	/** @var Store|null */
 	private $store;
 
@@ -83,32 +78,13 @@ class JobQueueScheduled extends JobQueueDB {
 		// Everywhere in the same order, so that two pushes do not wait for each other.
 		ksort( $keyed, SORT_STRING );
 		$pushed = count( $jobs ) - count( $atOnce );
-		$this->beforeCommit( function () use ( $events, $keyed, $pushed ) {
+		$fname = __METHOD__;
+		$insert = function () use ( $events, $keyed, $pushed ) {
 			$this->insertEvents( $events, $keyed, $pushed );
+		};
+		$this->getStore()->againAfterDeadlock( static function ( IDatabase $db ) use ( $insert, $fname ) {
+			$db->onTransactionPreCommitOrIdle( $insert, $fname );
 		} );
-	}
-
-	/**
-	 * Does the work as part of the transaction that is open; without one at once, and again where
-	 * the server chose it as the victim of a deadlock. Within one a deadlock is the whole transaction's.
-	 *
-	 * @param callable $work
-	 */
-	private function beforeCommit( callable $work ) {
-		$db = $this->getStore()->getPrimaryDB();
-		for ( $try = 1; ; $try++ ) {
-			try {
-				$db->onTransactionPreCommitOrIdle( $work, __METHOD__ );
-				return;
-			} catch ( JobQueueError $e ) {
-				$cause = $e->getPrevious();
-				$deadlock = $cause instanceof DBQueryError && (int)$cause->errno === self::DEADLOCK;
-				if ( !$deadlock || $try === self::TRIES || $db->trxLevel() ) {
-					throw $e;
-				}
-				usleep( mt_rand( 1000, 20000 ) * $try );
-			}
-		}
 	}
 
 	/**

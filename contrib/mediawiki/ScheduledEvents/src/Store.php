@@ -6,6 +6,7 @@
 
 namespace MediaWiki\Extension\ScheduledEvents;
 
+use Exception;
 use InvalidArgumentException;
 use stdClass;
 use Wikimedia\Rdbms\DBError;
@@ -41,6 +42,10 @@ class Store {
 
 	/** How often a key that comes and goes between two statements is looked at. */
 	private const LOOKS = 5;
+
+	/** MySQL's number for a deadlock, and how often what met one is tried. */
+	private const DEADLOCK = 1213;
+	private const TRIES = 5;
 
 	private const TABLE = 'scheduled_events';
 	private const FIELDS = [
@@ -375,9 +380,39 @@ class Store {
 	 * @return mixed What $work returns
 	 */
 	private function atomically( $fname, callable $work ) {
-		return $this->withTables( static function ( IDatabase $db ) use ( $fname, $work ) {
-			return $db->doAtomicSection( $fname, $work, IDatabase::ATOMIC_CANCELABLE );
+		$section = static function ( IDatabase $db ) use ( $fname, $work ) {
+			// Never with a savepoint: after a deadlock the server has none any more, and MediaWiki would
+			// not get out of the transaction. What fails within one fails all of it.
+			$cancelable = $db->trxLevel() ? IDatabase::ATOMIC_NOT_CANCELABLE : IDatabase::ATOMIC_CANCELABLE;
+			return $db->doAtomicSection( $fname, $work, $cancelable );
+		};
+		return $this->withTables( function () use ( $section ) {
+			return $this->againAfterDeadlock( $section );
 		} );
+	}
+
+	/**
+	 * Does the work again where MySQL chose it as the victim of a deadlock and there was no transaction
+	 * before it. Within one, all of that transaction is rolled back, and so its owner's to do again.
+	 *
+	 * @internal For this extension
+	 * @param callable $work
+	 * @return mixed What $work returns
+	 */
+	public function againAfterDeadlock( callable $work ) {
+		$db = $this->getPrimaryDB();
+		for ( $try = 1; ; $try++ ) {
+			try {
+				return $work( $db );
+			} catch ( Exception $e ) {
+				$cause = $e instanceof DBQueryError ? $e : $e->getPrevious();
+				$deadlock = $cause instanceof DBQueryError && (int)$cause->errno === self::DEADLOCK;
+				if ( !$deadlock || $try === self::TRIES || $db->trxLevel() ) {
+					throw $e;
+				}
+				usleep( mt_rand( 1000, 20000 ) * $try );
+			}
+		}
 	}
 
 	/**
