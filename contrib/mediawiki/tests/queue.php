@@ -117,8 +117,8 @@ class CheckQueue extends Maintenance {
 		check( 'the same job waits once', [ [ "job:$sha1", $time, $sha1 ] ], $waiting() );
 		$group->push( $once( $time - 60 ) );
 		check( 'the earlier time wins', [ [ "job:$sha1", $time - 60, $sha1 ] ], $waiting() );
-		check( 'and which was replaced is in the history', [ "job:$sha1", 'cancelled' ], array_values( (array)db()
-			->selectRow( 'event_history', [ 'unique_key', 'outcome' ], '', __METHOD__ ) ) );
+		check( 'and which was replaced is in the history', [ "job:$sha1", 'replaced by a newer event with its key' ], array_values( (array)db()
+			->selectRow( 'event_history', [ 'unique_key', 'error' ], [ 'outcome' => 'cancelled' ], __METHOD__ ) ) );
 		$group->push( [ $once( $time + 9 ), $once( $time - 90 ), $once( $time + 8 ) ] );
 		check( 'within one push too', [ [ "job:$sha1", $time - 90, $sha1 ] ], $waiting() );
 		$group->push( new JobSpecification( 'null', [ 'page' => 5 ], [ 'removeDuplicates' => true ] ) );
