@@ -30,6 +30,7 @@ class CheckReminders extends Maintenance {
 		$this->checkLimits();
 		$this->checkList();
 		$this->checkMails();
+		$this->checkEcho();
 	}
 
 	private function checkZones() {
@@ -97,6 +98,7 @@ class CheckReminders extends Maintenance {
 		}
 		db()->insert( 'scheduled_events', $events, __METHOD__ );
 		check( 'and too many', [ 'remindme-error-many' ], $errors( $page, $soon ) );
+		check( 'rows that are no reminders are not listed', 1, count( $this->reminders->ofUser( $this->user ) ) );
 		db()->delete( 'scheduled_events', '*', __METHOD__ );
 	}
 
@@ -215,6 +217,37 @@ class CheckReminders extends Maintenance {
 		check( 'one without a confirmed address by then is not, and the job ends', '', $this->mailed() );
 		check( 'nothing is left in the queue', 0, (int)db()
 			->selectField( 'job', 'COUNT(*)', [ 'job_cmd' => 'remindMe' ], __METHOD__ ) );
+	}
+
+	/**
+	 * With a stand-in for Echo, which keeps what it is told.
+	 */
+	private function checkEcho() {
+		$extra = getenv( 'WIKI_DIRECTORY' ) . '/extra.php';
+		file_put_contents( $extra, '<?php wfLoadExtension( "Echo", "' . __DIR__ . '/Echo/extension.json" );' );
+		$script = getenv( 'WIKI_DIRECTORY' ) . '/set.php';
+		file_put_contents( $script, '<?php
+			require getenv( "MW_INSTALL_PATH" ) . "/maintenance/Maintenance.php";
+			class Set extends Maintenance { public function execute() {
+				$user = User::newFromName( "Renamed" );
+				$status = MediaWiki\MediaWikiServices::getInstance()->getService( "ScheduledEvents.Reminders" )
+					->set( $user, Title::newMainPage(), time() + 60, "with <b>Echo" );
+				echo $status->isGood() ? "set" : (string)$status;
+			} }
+			$maintClass = "Set";
+			require RUN_MAINTENANCE_IF_MAIN;' );
+		$said = shell_exec( escapeshellarg( PHP_BINARY ) . ' ' . escapeshellarg( $script ) . ' 2>&1' );
+		check( 'with Echo one without an address may set a reminder', 'set', $said );
+		check( 'and is sent no mail', '', $this->mailed() );
+		unlink( $extra );
+		check( 'but notified', [
+			'type' => 'remindme',
+			'agent' => 'Renamed',
+			'users' => [ 'Renamed' ],
+			'header' => 'Reminder of <strong>Main Page</strong>',
+			'body' => 'with &lt;b&gt;Echo',
+			'link' => getenv( 'WIKI' ) . '/index.php/Main_Page',
+		], json_decode( (string)file_get_contents( getenv( 'WIKI_DIRECTORY' ) . '/notified' ), true ) );
 	}
 
 	/**

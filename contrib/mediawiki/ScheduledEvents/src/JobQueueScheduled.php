@@ -96,7 +96,9 @@ class JobQueueScheduled extends JobQueueDB {
 		$type = self::eventType();
 		$inserted = count( $events );
 		try {
-			$this->getStore()->scheduleMany( $type, $events );
+			if ( $events ) {
+				$this->getStore()->scheduleMany( $type, $events );
+			}
 			foreach ( $keyed as $sha1 => [ $time, $payload ] ) {
 				$added = $this->getStore()->schedule( $type, $time, $payload, [
 					'key' => "job:$sha1",
@@ -293,7 +295,7 @@ class JobQueueScheduled extends JobQueueDB {
 	 * @return \RunnableJob
 	 */
 	private function jobFromEvent( $row ) {
-		$fields = json_decode( $row->payload, true )['job'] ?? null;
+		$fields = json_decode( (string)$row->payload, true )['job'] ?? null;
 		$params = $fields['params'] ?? base64_decode( $fields['params_base64'] ?? '' );
 		if ( !$fields || !is_string( $params ) || self::holdsObject( self::unserialized( $params ) ) ) {
 			throw new UnexpectedValueException( "The event {$row->id} holds no job." );

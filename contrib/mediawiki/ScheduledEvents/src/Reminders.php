@@ -24,6 +24,8 @@ class Reminders {
 	/** Characters of a comment. */
 	public const MAX_COMMENT = 500;
 
+	private const FIELDS = [ 'id', 'page', 'namespace', 'title', 'comment', 'set', 'at' ];
+
 	/** @var Store */
 	private $store;
 
@@ -100,13 +102,13 @@ class Reminders {
 			10000
 		);
 		foreach ( $events as $event ) {
-			$job = json_decode( $event['payload'], true )['job'] ?? [];
+			$job = json_decode( (string)$event['payload'], true )['job'] ?? [];
 			$text = $job['params'] ?? base64_decode( $job['params_base64'] ?? '' );
-			$params = unserialize( $text, [ 'allowed_classes' => false ] );
-			if ( is_array( $params ) ) {
-				$reminders[] = array_intersect_key( $params, array_flip(
-					[ 'id', 'page', 'namespace', 'title', 'comment', 'set', 'at' ]
-				) );
+			$params = $text === '' ? false : unserialize( $text, [ 'allowed_classes' => false ] );
+			$reminder = is_array( $params ) ? array_intersect_key( $params, array_flip( self::FIELDS ) ) : [];
+			// Anything else was not written here.
+			if ( count( $reminder ) === count( self::FIELDS ) ) {
+				$reminders[] = $reminder;
 			}
 		}
 		return $reminders;
