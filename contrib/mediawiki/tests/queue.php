@@ -117,8 +117,17 @@ class CheckQueue extends Maintenance {
 		check( 'the same job waits once', [ [ "job:$sha1", $time, $sha1 ] ], $waiting() );
 		$group->push( $once( $time - 60 ) );
 		check( 'the earlier time wins', [ [ "job:$sha1", $time - 60, $sha1 ] ], $waiting() );
-		check( 'and which was replaced is in the history', [ "job:$sha1", 'replaced by a newer event with its key' ], array_values( (array)db()
-			->selectRow( 'event_history', [ 'unique_key', 'error' ], [ 'outcome' => 'cancelled' ], __METHOD__ ) ) );
+		$replaced = db()->selectRow(
+			'event_history',
+			[ 'unique_key', 'error' ],
+			[ 'outcome' => 'cancelled' ],
+			__METHOD__
+		);
+		check(
+			'and which was replaced is in the history',
+			[ "job:$sha1", 'replaced by a newer event with its key' ],
+			array_values( (array)$replaced )
+		);
 		$group->push( [ $once( $time + 9 ), $once( $time - 90 ), $once( $time + 8 ) ] );
 		check( 'within one push too', [ [ "job:$sha1", $time - 90, $sha1 ] ], $waiting() );
 		$group->push( new JobSpecification( 'null', [ 'page' => 5 ], [ 'removeDuplicates' => true ] ) );
@@ -171,9 +180,7 @@ class CheckQueue extends Maintenance {
 		}
 		$push = static function ( array $params ) {
 			return thrown( static function () use ( $params ) {
-				queues()->push( [
-					new NullJob( [ 'jobReleaseTimestamp' => time() + 60 ] + $params ),
-				] );
+				queues()->push( new NullJob( $params + [ 'jobReleaseTimestamp' => time() + 60 ] ) );
 			} );
 		};
 		check(
@@ -186,6 +193,11 @@ class CheckQueue extends Maintenance {
 			"JobQueueError: The parameters of the 'null' job are too long to be kept till later: " .
 				'at most 1048576 bytes in all.',
 			$push( [ 'a' => str_repeat( 'x', 1048576 ) ] )
+		);
+		check(
+			'and one for the year 3001',
+			"JobQueueError: The release time of the 'null' job is after the year 3000.",
+			$push( [ 'jobReleaseTimestamp' => '30010101000000' ] )
 		);
 		check( 'and nothing of them is left', [], events( 'id' ) );
 	}

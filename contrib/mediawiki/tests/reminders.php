@@ -54,7 +54,11 @@ class CheckReminders extends Maintenance {
 		] as [ $correction, $text, $expected ] ) {
 			check( "'$text' in zone '$correction'", $expected, $parse( $correction, $text ) );
 		}
-		check( "the wiki's zone is the default", '2030-12-01 17:00:00', $parse( '', '2030-12-01 12:00', 'America/New_York' ) );
+		check(
+			"the wiki's zone is the default",
+			'2030-12-01 17:00:00',
+			$parse( '', '2030-12-01 12:00', 'America/New_York' )
+		);
 		check( 'delays are counted from now', [ true, true, null, null, null ], [
 			abs( Reminders::after( '3 Days' ) - time() - 3 * 86400 ) < 5,
 			abs( Reminders::after( '1 month' ) - strtotime( '+1 month' ) ) < 5,

@@ -147,11 +147,17 @@ check( 'nor the API', 'notloggedin', $anybody->remindMe( [ 'page' => 'Main Page'
 $admin = new Browser;
 $admin->logIn( 'Admin' );
 $page = $admin->load( '/index.php?title=Main_Page' );
-check( 'who is has a link', 1, preg_match( '!<li id="t-remindme"[^>]*><a href="/index.php/Special:RemindMe/Main_Page"!', $page ) );
+check( 'who is has a link', 1, preg_match(
+	'!<li id="t-remindme"[^>]*><a href="/index.php/Special:RemindMe/Main_Page"!',
+	$page
+) );
 check( 'also on a page that is not there', 1, substr_count(
 	$admin->load( '/index.php?title=Talk:Not_there' ), 'href="/index.php/Special:RemindMe/Talk:Not_there"'
 ) );
-check( 'but not on a special page', 0, substr_count( $admin->load( '/index.php?title=Special:Version' ), 't-remindme' ) );
+check( 'but not on a special page', 0, substr_count(
+	$admin->load( '/index.php?title=Special:Version' ),
+	't-remindme'
+) );
 check( 'the API must be told a token', 'badtoken', $admin->remindMe( [
 	'page' => 'Main Page', 'delay' => '1 day', 'token' => 'x',
 ] ) );
@@ -180,7 +186,10 @@ $confirm = 'require getenv( "MW_INSTALL_PATH" ) . "/maintenance/Maintenance.php"
 	$maintClass = "Confirm";
 	require RUN_MAINTENANCE_IF_MAIN;';
 file_put_contents( getenv( 'WIKI_DIRECTORY' ) . '/confirm.php', "<?php $confirm" );
-echo shell_exec( escapeshellarg( PHP_BINARY ) . ' ' . escapeshellarg( getenv( 'WIKI_DIRECTORY' ) . '/confirm.php' ) . ' 2>&1' );
+echo shell_exec( implode( ' ', array_map( 'escapeshellarg', [
+	PHP_BINARY,
+	getenv( 'WIKI_DIRECTORY' ) . '/confirm.php',
+] ) ) . ' 2>&1' );
 
 check( 'a time in the past is refused', 'remindme-error-past', $admin->remindMe( [
 	'page' => 'Main Page', 'time' => '2001-01-01T00:00:00Z',
@@ -193,8 +202,12 @@ check( 'and a time and a delay at once', 'invalidparammix', $admin->remindMe( [
 ] ) );
 check( 'and neither', 'missingparam', $admin->remindMe( [ 'page' => 'Main Page' ] ) );
 check( 'and what is no title', 'invalidtitle', $admin->remindMe( [ 'page' => '<>', 'delay' => '1 day' ] ) );
-check( 'and a special page', 'remindme-error-page', $admin->remindMe( [ 'page' => 'Special:Version', 'delay' => '1 day' ] ) );
-$set = $admin->remindMe( [ 'page' => 'main Page', 'time' => '2030-12-24T18:00:00+01:00', 'comment' => ' Proof<b>read ' ] );
+check( 'and a special page', 'remindme-error-page', $admin->remindMe( [
+	'page' => 'Special:Version', 'delay' => '1 day',
+] ) );
+$set = $admin->remindMe( [
+	'page' => 'main Page', 'time' => '2030-12-24T18:00:00+01:00', 'comment' => ' Proof<b>read ',
+] );
 check( 'a reminder is set', [ 'Main Page', '2030-12-24T17:00:00Z', 'Proof<b>read' ], [
 	$set['page'] ?? $set, $set['time'] ?? null, $set['comment'] ?? null,
 ] );
@@ -219,7 +232,8 @@ check( 'the form sets a reminder', true, has( 'The reminder is set.', text( $htm
 check( 'in that zone', true, has( 'Main Page, 09:30, 1 July 2030: of the form', text( $html ) ) );
 check( 'which is that instant', '2030-07-01T00:30:00Z', $admin->remindMe( [] )['reminders'][0]['time'] );
 check( 'or after a delay', true, has( 'The reminder is set.', text( $send( [ 'wpdelay' => '1 week' ] ) ) ) );
-check( 'a time in the past is refused', true, has( 'This time is in the past.', text( $send( [ 'wptime' => '2001-01-01 00:00' ] ) ) ) );
+$past = text( $send( [ 'wptime' => '2001-01-01 00:00' ] ) );
+check( 'a time in the past is refused', true, has( 'This time is in the past.', $past ) );
 check( 'and what is no time', true, has( 'This is not a time', text( $send( [ 'wptime' => 'soon' ] ) ) ) );
 check( 'and too late a time', true, has( 'up to 3652 days', text( $send( [ 'wptime' => '2099-01-01 00:00' ] ) ) ) );
 $html = $admin->load( "/index.php?title=$special", [
@@ -240,7 +254,9 @@ check( 'nobody cancels what is another\'s', 'gone', $simple->remindMe( [ 'cancel
 check( 'nor by the form', true, has( 'There is no such reminder any more.', text(
 	$simple->send( $special, 'remindme-cancel', [ 'reminders' => [ $ids[1] ] ] )
 ) ) );
-check( 'one\'s own are cancelled by the API too', [ 'cancelled' => $ids[1] ], $admin->remindMe( [ 'cancel' => $ids[1] ] ) );
+check( 'one\'s own are cancelled by the API too', [ 'cancelled' => $ids[1] ], $admin->remindMe( [
+	'cancel' => $ids[1],
+] ) );
 check( 'and are gone', 'gone', $admin->remindMe( [ 'cancel' => $ids[1] ] ) );
 
 $with = static function ( $settings ) use ( $extra ) {

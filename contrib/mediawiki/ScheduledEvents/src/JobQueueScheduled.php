@@ -62,6 +62,10 @@ class JobQueueScheduled extends JobQueueDB {
 				$atOnce[] = $job;
 				continue;
 			}
+			// Whatever cannot be kept is told to the caller, and not to whoever commits.
+			if ( $time > Store::MAX_TIME ) {
+				throw new JobQueueError( "The release time of the '{$job->getType()}' job is after the year 3000." );
+			}
 			$fields = $this->eventFields( $job );
 			if ( $fields['sha1'] === '' ) {
 				$events[] = [ $time, self::encode( $fields ) ];

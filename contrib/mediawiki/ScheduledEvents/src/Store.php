@@ -38,7 +38,7 @@ class Store {
 	private const MAX_TYPE = 64;
 	private const MAX_KEY = 191;
 	public const MAX_PAYLOAD = 1048576;
-	private const MAX_TIME = 32503680000;
+	public const MAX_TIME = 32503680000;
 
 	/** How often a key that comes and goes between two statements is looked at. */
 	private const LOOKS = 5;
