@@ -9,8 +9,9 @@ namespace MediaWiki\Extension\ScheduledEvents;
 use UnexpectedValueException;
 
 /**
- * Makes update.php install the tables. What was applied is seen by the last table of each script,
- * so that one that was interrupted is applied again: it may be repeated.
+ * Makes update.php install the tables. What was applied is seen by the last table of each script, so
+ * that one that was interrupted before is applied again: it may be repeated. Indexes that lacked then
+ * are made by `punctual init`, which applies all of it until it has noted the version.
  */
 class SchemaHooks {
 	/**
