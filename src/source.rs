@@ -3,11 +3,12 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use chrono::{NaiveDate, NaiveDateTime};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixSeconds;
 use crate::event::{MAX_KEY_BYTES, MAX_PAYLOAD_BYTES};
+use crate::when::mediawiki_time;
 
 /// The longest name, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;
@@ -141,14 +142,6 @@ impl Unit {
         let end = date.find_map(|date| date.and_hms_opt(23, 59, 59));
         end.map_or(EARLIEST, |end| UnixSeconds(end.and_utc().timestamp()))
     }
-}
-
-/// `YYYYMMDDHHMMSS` in UTC, as MediaWiki stores instants: to be bound as a string, since a number
-/// would make MySQL scan the whole index (RULINGS, experiments).
-pub fn mediawiki_time(instant: UnixSeconds) -> String {
-    DateTime::from_timestamp(instant.0, 0)
-        .map(|utc| utc.format("%Y%m%d%H%M%S").to_string())
-        .unwrap_or_default()
 }
 
 /// The columns of a query, by what they are for.

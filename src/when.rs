@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use chrono::{NaiveDate, NaiveDateTime, Timelike};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Timelike};
 
 use crate::clock::UnixSeconds;
 use crate::nearest::nearest;
@@ -172,6 +172,14 @@ pub fn zone_of_variable(value: &str) -> Zone {
 /// The zone this host is set to; UTC where it is set to none that is known.
 pub fn host_zone() -> Zone {
     zone_of_variable(&iana_time_zone::get_timezone().unwrap_or_default())
+}
+
+/// `YYYYMMDDHHMMSS` in UTC, as MediaWiki stores instants: to be bound as a string, since a number
+/// would make MySQL scan the whole index (RULINGS, experiments).
+pub fn mediawiki_time(instant: UnixSeconds) -> String {
+    DateTime::from_timestamp(instant.0, 0)
+        .map(|utc| utc.format("%Y%m%d%H%M%S").to_string())
+        .unwrap_or_default()
 }
 
 /// A time for people, with its zone: `2026-11-22 09:15:00 CET`. What no calendar holds is shown

@@ -56,7 +56,8 @@ struct Status {
     last_run: Option<LastRun>,
     running_by: Option<Holder>,
     types: BTreeMap<String, TypeStatus>,
-    /// Sources whose query fails.
+    /// Sources whose query fails; in JSON where there is one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     failing_sources: Vec<String>,
     #[serde(skip)]
     now: UnixSeconds,

@@ -14,7 +14,7 @@ use crate::clock::UnixSeconds;
 use crate::config::{Config, Database, JobConfig};
 use crate::db::{Db, DbError, DbErrorKind, DbResult, Dialect, Value, query_all};
 use crate::php::{self, Array, Key};
-use crate::source::mediawiki_time;
+use crate::when::mediawiki_time;
 
 mod payload;
 

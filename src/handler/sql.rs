@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use crate::clock::UnixSeconds;
 use crate::db::{Cell, Db, DbError, DbErrorKind, DbResult, Dialect, Value, query_one};
 use crate::event::Event;
-use crate::source::mediawiki_time;
+use crate::when::mediawiki_time;
 
 mod scan;
 pub mod source;

@@ -19,6 +19,7 @@ mod commands;
 mod costs;
 mod crash;
 mod cron;
+mod extension;
 mod face;
 mod failing_calls;
 mod fence;

@@ -18,7 +18,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "colour = 1",
         "1: unknown key `colour`; known are database, password_file, table_prefix, timezone, \
-         state_dir, run, type, schedule",
+         state_dir, run, type, schedule, source",
     ),
     (
         "batch_size = 5",

@@ -27,6 +27,8 @@ fn the_sample_loads_with_and_without_its_examples() {
     assert_eq!(config.types["reminder"].rate, Some(60));
     let names: Vec<&str> = config.schedules.keys().map(String::as_str).collect();
     assert_eq!(names, ["digest", "sync"]);
+    let sources: Vec<&String> = config.sources.keys().collect();
+    assert_eq!(sources, ["membership"]);
     let payload = config.schedules["digest"].payload.as_deref();
     assert_eq!(payload, Some("{\"list\":\"weekly\"}"));
 }
@@ -41,7 +43,8 @@ fn uncommented(text: &str) -> String {
             .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
         let is_setting = (plain && bare.contains(" = "))
             || bare.starts_with("[type")
-            || bare.starts_with("[schedule");
+            || bare.starts_with("[schedule")
+            || bare.starts_with("[source");
         if is_setting {
             bare.to_owned()
         } else {

@@ -7,7 +7,8 @@ use super::scan::scan;
 use super::{beginning, first_word};
 use crate::clock::UnixSeconds;
 use crate::db::{Cell, Db, DbError, DbErrorKind, DbResult, Dialect, Value};
-use crate::source::{Columns, EARLIEST, Field, LATEST, NEVER, Position, Row, Unit, mediawiki_time};
+use crate::source::{Columns, EARLIEST, Field, LATEST, NEVER, Position, Row, Unit};
+use crate::when::mediawiki_time;
 
 /// The most rows of a page.
 pub const PAGE_ROWS: usize = 10_000;
