@@ -37,6 +37,15 @@ pub enum Selection {
         /// Not after this one.
         to: i64,
     },
+    /// Rows of a source.
+    Source {
+        /// Of this one.
+        name: String,
+        /// That expired at this instant or later.
+        from: i64,
+        /// And not after this one.
+        to: i64,
+    },
     /// Events of history.
     Again {
         /// Of these types, sorted; empty: of all.
@@ -58,6 +67,7 @@ impl Selection {
     pub fn sort(&self) -> &'static str {
         match self {
             Selection::Slots { .. } => "slots",
+            Selection::Source { .. } => "source",
             Selection::Again { .. } => "again",
         }
     }
@@ -65,9 +75,9 @@ impl Selection {
     /// The window, both ends in it.
     pub fn window(&self) -> (UnixSeconds, UnixSeconds) {
         match *self {
-            Selection::Slots { from, to, .. } | Selection::Again { from, to, .. } => {
-                (UnixSeconds(from), UnixSeconds(to))
-            }
+            Selection::Slots { from, to, .. }
+            | Selection::Source { from, to, .. }
+            | Selection::Again { from, to, .. } => (UnixSeconds(from), UnixSeconds(to)),
         }
     }
 
@@ -224,7 +234,8 @@ impl Plan {
             }
             1 => "it was made for another --rate or --limit",
             2 => {
-                "since it was made a schedule has changed, or a backfill of the same was cancelled"
+                "since it was made a schedule has changed, or the source, or a backfill of the same \
+                 was cancelled"
             }
             _ => "its numbers are not those that it was made with",
         })

@@ -13,10 +13,11 @@ use crate::store::schedules;
     arg_required_else_help = true,
     after_help = "Examples:
   punctual backfill slots digest --from 2026-11-01 --to 2026-11-15 --rate 100/m
+  punctual backfill source membership --from 2026-11-01 --rate 100/m
   punctual backfill again --type mail --error 'server is away' --from 2026-11-20 --rate 5/s
   punctual backfill list
 
-slots and again print a plan and write nothing: what they would make per type and day, how long
+slots, source and again print a plan and write nothing: what they would make per type and day, how long
 that takes at the rate, what they leave out, and the command that applies the plan. That command
 writes ready events of the lowest priority, spaced by the rate, and cron's runs fire them. Repeated
 after it was killed it goes on; cancel --origin backfill:ID takes back what has not been fired."
@@ -39,6 +40,15 @@ Slots that were let go, or that one event stood for together, while no run came 
 paused, disabled or not stated yet. A slot that became an event is never made again; the events are
 as the schedule has them today.")]
     Slots(BackfillSlotsArgs),
+    /// Make events of rows of a source that expired in the past
+    #[command(after_help = "Examples:
+  punctual backfill source membership --from 2026-11-01 --to 2026-11-15 --rate 100/m
+  punctual backfill source blocks --from @1793491200 --rate 1/s --limit 1000
+
+Rows whose expiry lies in the window, as the source's query gives them today. One that became an
+event for that key and expiry is never made again, and what expires after the last look at the source
+is left to the next run. The guard of the type has the last word when an event fires.")]
+    Source(BackfillSourceArgs),
     /// Fire events of history again
     #[command(after_help = "Examples:
   punctual backfill again --type mail --from 2026-11-20 --rate 5/s
@@ -72,6 +82,16 @@ pub struct BackfillSlotsArgs {
     pub bounds: BackfillBounds,
 }
 
+/// `backfill source`.
+#[derive(Debug, Args)]
+pub struct BackfillSourceArgs {
+    /// The source
+    pub name: String,
+    /// The window and the pace.
+    #[command(flatten)]
+    pub bounds: BackfillBounds,
+}
+
 /// `backfill again`.
 #[derive(Debug, Args)]
 pub struct BackfillAgainArgs {
@@ -92,7 +112,7 @@ pub struct BackfillAgainArgs {
 /// What all sorts have.
 #[derive(Debug, Args)]
 pub struct BackfillBounds {
-    /// Not before this time: the slot, or when the event finished
+    /// Not before this time: the slot, the expiry, or when the event finished
     #[arg(long, value_name = "TIME")]
     pub from: String,
     /// Not after this time (default: now)

@@ -18,6 +18,7 @@ mod apply;
 mod look;
 mod plan;
 mod slots;
+mod source;
 
 /// `punctual backfill COMMAND`.
 ///
@@ -28,6 +29,12 @@ pub fn main(context: &Context, global: &Global, args: &BackfillArgs) -> anyhow::
         BackfillCommand::Slots(args) => {
             let (mut store, window) = open(context, &args.bounds)?;
             let (selection, mut feed) = slots::select(context, &mut store, args, window)?;
+            let request = Request::new(global, &args.bounds, selection);
+            request.main(context, &mut store, &mut feed)
+        }
+        BackfillCommand::Source(args) => {
+            let (mut store, window) = open(context, &args.bounds)?;
+            let (selection, mut feed) = source::select(context, &mut store, args, window)?;
             let request = Request::new(global, &args.bounds, selection);
             request.main(context, &mut store, &mut feed)
         }
@@ -72,9 +79,9 @@ fn open(context: &Context, bounds: &BackfillBounds) -> anyhow::Result<(Store, Wi
 /// What can become an event.
 #[derive(Debug, Clone)]
 struct Candidate {
-    /// The slot, or when the event finished: by this they are in order.
+    /// The slot, the expiry, or when the event finished: by this they are in order.
     at: UnixSeconds,
-    /// And then by this: the schedule's name, the `history_id`.
+    /// And then by this: the schedule's name, the row's key, the `history_id`.
     rest: String,
     /// Its number with whoever found it.
     number: i64,
@@ -143,7 +150,7 @@ trait Feed {
     fn make(&self, store: &mut Store, chunk: &[Candidate], job: &Job<'_>) -> Result<Made, Stopped>;
 }
 
-/// One call of `backfill slots` or `again`.
+/// One call of `backfill slots`, `source` or `again`.
 struct Request<'r> {
     global: &'r Global,
     bounds: &'r BackfillBounds,

@@ -139,14 +139,23 @@ fn length(seconds: u64) -> String {
     format_duration(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
-fn show(context: &Context, name: &str) -> anyhow::Result<u8> {
+/// A source of the configuration.
+///
+/// # Errors
+/// [`Failure`] 2: there is none of that name.
+pub(super) fn find<'c>(context: &'c Context, name: &str) -> Result<(&'c str, &'c Source), Failure> {
     let Some((name, stated)) = context.config.sources.get_key_value(name) else {
         let known = context.config.sources.keys().map(String::as_str);
         let hint = output::escape(&did_you_mean(name, known));
         let name = output::shorten(name, 64);
         let message = format!("the configuration has no [source.{name}]{hint}");
-        return Err(Failure::usage(message).into());
+        return Err(Failure::usage(message));
     };
+    Ok((name, stated))
+}
+
+fn show(context: &Context, name: &str) -> anyhow::Result<u8> {
+    let (name, stated) = find(context, name)?;
     let mut store = context.open(Access::Read)?;
     let now = store.now()?;
     let row = store.scan(name)?.filter(|row| !row.rule.is_empty());

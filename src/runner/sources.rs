@@ -15,7 +15,7 @@ use crate::source::{Columns, Derived, Findings, Position, Source};
 use crate::store::claim::Gate;
 use crate::store::peek::Peek;
 use crate::store::runs::LogEntry;
-use crate::store::sources::{CHUNK, Move, Record, ScanRow, fingerprint};
+use crate::store::sources::{CHUNK, Derivation, Move, ORIGIN, Record, ScanRow, fingerprint};
 use crate::store::{Install, Stopped, Store};
 
 mod derive;
@@ -145,6 +145,8 @@ impl Runner<'_> {
         if !has_come {
             return Ok(());
         }
+        // A second may have begun since the cutoff, and what was stated anew is looked at now.
+        let now = self.time_at(monotonic());
         let mut due = self.store.scans()?;
         due.retain(|row| {
             let source = config.sources.get(&row.source);
@@ -165,7 +167,7 @@ impl Runner<'_> {
     fn is_to_be_looked_at(&self, source: &Source, row: &ScanRow, now: UnixSeconds) -> bool {
         let has_come = row
             .next
-            .is_none_or(|next| next <= self.cutoff || next > latest_look(source.every, now));
+            .is_none_or(|next| next <= now || next > latest_look(source.every, now));
         source.enabled && has_come && self.options.wants(&source.type_name)
     }
 
@@ -757,7 +759,16 @@ impl PartWriter<'_, '_> {
             })
             .collect();
         store.log_all(&lines)?;
-        let taken = store.derive(name, source, &plan.new, self.now)?;
+        let origin = format!("{ORIGIN}{name}");
+        let due = |_: usize, one: &Derived| source.due_at(one.expiry);
+        let derivation = Derivation {
+            source: name,
+            type_name: &source.type_name,
+            origin: &origin,
+            priority: source.priority,
+            due: &due,
+        };
+        let taken = store.derive(&derivation, &plan.new, self.now)?;
         row.moved += plan.moves.len() as u64;
         row.made += (plan.new.len() - taken.len()) as u64;
         for one in &plan.twofold {

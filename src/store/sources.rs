@@ -2,7 +2,7 @@
 //! `event_sources` is one key and expiry that became an event; as long as it is there, it does not
 //! become another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::schedules::fingerprint_of;
 use super::settle::{Ack, Fate, Owner, Tally, Writer};
@@ -126,6 +126,20 @@ pub struct Move<'a> {
     pub to: &'a Derived,
     /// When it is due.
     pub due_at: UnixSeconds,
+}
+
+/// What the events of derived rows have in common.
+pub struct Derivation<'a> {
+    /// The source.
+    pub source: &'a str,
+    /// Their type.
+    pub type_name: &'a str,
+    /// Their `origin`.
+    pub origin: &'a str,
+    /// Their priority.
+    pub priority: i8,
+    /// When each is due, by its number.
+    pub due: &'a dyn Fn(usize, &Derived) -> UnixSeconds,
 }
 
 /// How many rows one statement of records or events reads at the most.
@@ -402,8 +416,7 @@ impl Store {
     /// [`Stopped::Changed`] where keys come and go meanwhile.
     pub fn derive<'d>(
         &mut self,
-        name: &str,
-        source: &Source,
+        derivation: &Derivation<'_>,
         derived: &[&'d Derived],
         now: UnixSeconds,
     ) -> Result<Vec<&'d Derived>, Stopped> {
@@ -417,36 +430,48 @@ impl Store {
             places(derived.len(), 8)
         );
         let sql = self.sql(&sql);
-        let origin = format!("{ORIGIN}{name}");
         let mut params: Vec<Value<'_>> = Vec::with_capacity(derived.len() * 8);
-        for one in derived {
+        for (number, one) in derived.iter().enumerate() {
             params.extend([
-                source.type_name.as_str().into(),
-                source.due_at(one.expiry).into(),
+                derivation.type_name.into(),
+                (derivation.due)(number, one).into(),
                 one.payload.as_deref().into(),
-                origin.as_str().into(),
+                derivation.origin.into(),
                 one.expiry.into(),
                 one.key.as_str().into(),
-                i64::from(source.priority).into(),
+                i64::from(derivation.priority).into(),
                 now.into(),
             ]);
         }
         self.db.execute(&sql, &params)?;
         drop(params);
-        let holders = self.holders(&source.type_name, derived)?;
+        let holders = self.holders(derivation.type_name, derived)?;
         let (mut made, mut taken) = (Vec::new(), Vec::new());
         for &one in derived {
             let Some((id, of, slot)) = holders.get(&one.key) else {
                 return Err(Stopped::Changed);
             };
-            if *of == origin && *slot == Some(one.expiry) {
+            if of == derivation.origin && *slot == Some(one.expiry) {
                 made.push((one.key.as_str(), one.expiry, *id));
             } else {
                 taken.push(one);
             }
         }
-        self.add_records(name, made.into_iter())?;
+        self.add_records(derivation.source, made.into_iter())?;
         Ok(taken)
+    }
+
+    /// The keys of `derived` that ready events of this type have.
+    pub fn taken_keys(
+        &mut self,
+        type_name: &str,
+        derived: &[Derived],
+    ) -> DbResult<HashSet<String>> {
+        if derived.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let derived: Vec<&Derived> = derived.iter().collect();
+        Ok(self.holders(type_name, &derived)?.into_keys().collect())
     }
 
     /// Who has the keys: the event, its origin and its slot.

@@ -13,6 +13,7 @@ use crate::support::site::Site;
 
 mod again;
 mod kills;
+mod sources;
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;

@@ -61,6 +61,7 @@ fn help() {
         "sources show",
         "backfill",
         "backfill slots",
+        "backfill source",
         "backfill again",
         "backfill list",
         "backfill show",

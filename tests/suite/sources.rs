@@ -170,19 +170,20 @@ on_both_databases! {
 
     fn a_key_with_a_new_expiry_fires_again_and_with_the_old_one_never(site: &Site) {
         set_up(site, &source("every = \"1m\""));
-        member(site, 7, START + 600);
+        member(site, 7, START + 660);
         run_at(site, START + 600);
-        assert_eq!(seen(site), [(7, 600)]);
+        run_at(site, START + 660);
+        assert_eq!(seen(site), [(7, 660)]);
         ends(site, 7, START + 1200);
         run_at(site, START + 700);
-        ends(site, 7, START + 600);
+        ends(site, 7, START + 660);
         run_at(site, START + 800);
         assert_eq!(live(site), []);
         ends(site, 7, START + 1800);
         run_at(site, START + 900);
         run_at(site, START + 1800);
         run_at(site, START + 1900);
-        assert_eq!(seen(site), [(7, 600), (7, 1800)]);
+        assert_eq!(seen(site), [(7, 660), (7, 1800)]);
     }
 }
 

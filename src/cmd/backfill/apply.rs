@@ -218,7 +218,7 @@ impl Writing<'_> {
         let has_changed = self.backfill.state != digest_of([feed.state().as_str()]);
         if has_changed && self.backfill.finished_at.is_none() {
             return Err(Failure::data(format!(
-                "a schedule has changed since backfill {id} was begun; cancel it with `punctual \
+                "a schedule has changed since backfill {id} was begun, or the source; cancel it with `punctual \
                  cancel --origin {}`, and make a new plan",
                 origin(*id)
             )));

@@ -124,6 +124,7 @@ pub(super) fn print(
     }
     let what = match &request.selection {
         Selection::Slots { .. } => "slots",
+        Selection::Source { .. } => "what expired",
         Selection::Again { .. } => "what finished",
     };
     let line = format!(
@@ -185,7 +186,8 @@ fn command(request: &Request<'_>, plan: &Plan) -> String {
     words.extend(["backfill".to_owned(), request.selection.sort().to_owned()]);
     let mut say = |flag: &str, value: &str| option(&mut words, flag, value);
     let (types, names) = match &request.selection {
-        Selection::Slots { types, names, .. } => (types, names.as_slice()),
+        Selection::Slots { types, names, .. } => (types.as_slice(), names.as_slice()),
+        Selection::Source { name, .. } => (&[][..], std::slice::from_ref(name)),
         Selection::Again {
             types,
             outcomes,
@@ -198,7 +200,7 @@ fn command(request: &Request<'_>, plan: &Plan) -> String {
             if let Some(error) = error {
                 say("--error", error);
             }
-            (types, &[][..])
+            (types.as_slice(), &[][..])
         }
     };
     for name in types {
