@@ -16,7 +16,6 @@ use crate::fault::point;
 use crate::schedule::{From, Schedule};
 use crate::store::claim::Gate;
 use crate::store::peek::Peek;
-use crate::store::runs::LogEntry;
 use crate::store::schedules::{NewSlot, ORIGIN, ScheduleRow, fingerprint};
 use crate::store::{Install, Stopped, Store};
 use crate::zone::Zone;
@@ -215,7 +214,7 @@ impl Runner<'_> {
                     next: None,
                 };
                 store.add_schedule(&row, now)?;
-                log(store, run_id, now, schedule, "schedule added", name)?;
+                store.log_of_type(run_id, now, &schedule.type_name, "schedule added", name)?;
             }
             store.note_schedules(&fingerprint, Zone::edition())?;
             point("schedules.commit");
@@ -253,7 +252,7 @@ fn take_over(
         None if from == Some(From::Config) => {
             store.remove_schedule(&row.name)?;
             if let Some(known) = &known {
-                log(store, run_id, now, known, "schedule removed", &row.name)?;
+                store.log_of_type(run_id, now, &known.type_name, "schedule removed", &row.name)?;
             }
         }
         Some(wanted) if wanted.to_json() != row.rule => {
@@ -270,7 +269,7 @@ fn take_over(
             };
             store.change_schedule(row, &new, now)?;
             let was = format!("{}; it was {}", row.name, row.rule);
-            log(store, run_id, now, wanted, "schedule edited", &was)?;
+            store.log_of_type(run_id, now, &wanted.type_name, "schedule edited", &was)?;
         }
         _ => {
             let first = row.first_slot();
@@ -280,24 +279,6 @@ fn take_over(
         }
     }
     Ok(())
-}
-
-fn log(
-    store: &mut Store,
-    run_id: i64,
-    now: UnixSeconds,
-    schedule: &Schedule,
-    decision: &str,
-    detail: &str,
-) -> Result<(), Stopped> {
-    Ok(store.log(&LogEntry {
-        at: now,
-        run_id: Some(run_id),
-        event: None,
-        type_name: Some(&schedule.type_name),
-        decision,
-        detail,
-    })?)
 }
 
 /// What a transaction that makes events needs to know.
@@ -384,11 +365,10 @@ impl Planner<'_> {
                 row.since(),
                 self.now
             );
-            log(
-                store,
+            store.log_of_type(
                 self.run_id,
                 self.now,
-                &schedule,
+                &schedule.type_name,
                 "slots let go",
                 &detail,
             )?;

@@ -513,11 +513,10 @@ impl Runner<'_> {
             store.write_scan(&row)?;
             store.write_next_look(&row.source, Some(source.next_look(now, now)))?;
             if is_news {
-                log(
-                    store,
+                store.log_of_type(
                     run_id,
                     now,
-                    source,
+                    &source.type_name,
                     "source failed",
                     &format!("{}: {line}", row.source),
                 )?;
@@ -532,24 +531,6 @@ impl Runner<'_> {
         ));
         Ok(())
     }
-}
-
-fn log(
-    store: &mut Store,
-    run_id: i64,
-    now: UnixSeconds,
-    source: &Source,
-    decision: &str,
-    detail: &str,
-) -> Result<(), Stopped> {
-    Ok(store.log(&LogEntry {
-        at: now,
-        run_id: Some(run_id),
-        event: None,
-        type_name: Some(&source.type_name),
-        decision,
-        detail,
-    })?)
 }
 
 /// Cancels one chunk of what the scan missed, and says how many that were.
@@ -660,7 +641,13 @@ impl Scan<'_> {
         store.write_next_look(&row.source, Some(next))?;
         if let Some(remark) = &row.remark {
             let detail = format!("{}: {remark}", row.source);
-            log(store, run_id, now, self.source, "source looked at", &detail)?;
+            store.log_of_type(
+                run_id,
+                now,
+                &self.source.type_name,
+                "source looked at",
+                &detail,
+            )?;
         }
         Ok(row)
     }

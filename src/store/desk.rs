@@ -2,11 +2,11 @@
 //! are left alone; every write by id names the primary key and guards what it saw.
 
 use super::runs::LogEntry;
-use super::settle::{Ack, Fate, Owner, Tally, Writer};
+use super::settle::{Ack, Owner, Writer};
 use super::{Stopped, Store};
 use crate::clock::UnixSeconds;
 use crate::db::{DbErrorKind, DbResult, Row, Value, id_list, query_all, query_one};
-use crate::event::{EventId, Outcome};
+use crate::event::EventId;
 
 /// An event to be added; lengths are checked by whoever makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl Store {
             }
             // A new row and not a changed one: a run that has read the old one finds it gone, and
             // fires neither half.
-            let ack = cancelled(id, event.type_name, REPLACED);
+            let ack = Ack::cancelled(id, event.type_name, REPLACED);
             self.settle_all(Owner::Nobody, by_hand(now), &[&ack])?;
         }
         self.insert(std::slice::from_ref(event), "INSERT", now)?;
@@ -217,7 +217,7 @@ impl Store {
             match rows.iter().find(|row| row.id == id) {
                 None => result.refused.push((id, self.why_not_live(id)?)),
                 Some(row) if row.running => result.refused.push((id, IS_RUNNING.to_owned())),
-                Some(row) => acks.push(cancelled(id, &row.type_name, BY_HAND)),
+                Some(row) => acks.push(Ack::cancelled(id, &row.type_name, BY_HAND)),
             }
         }
         if acks.is_empty() {
@@ -477,18 +477,4 @@ fn read_ended(row: &dyn Row) -> EndedRow {
 
 fn by_hand(now: UnixSeconds) -> Writer<'static> {
     Writer::plain(None, now)
-}
-
-fn cancelled(id: EventId, type_name: &str, why: &str) -> Ack {
-    Ack {
-        id,
-        type_name: type_name.to_owned(),
-        started_at: None,
-        duration_ms: 0,
-        fate: Fate::Finish {
-            outcome: Outcome::Cancelled,
-            error: Some(why.to_owned()),
-            tally: Tally::None,
-        },
-    }
 }

@@ -243,6 +243,25 @@ impl Store {
         self.log_all(std::slice::from_ref(entry))
     }
 
+    /// Adds a line of a run about a type and none of its events.
+    pub fn log_of_type(
+        &mut self,
+        run_id: i64,
+        at: UnixSeconds,
+        type_name: &str,
+        decision: &str,
+        detail: &str,
+    ) -> DbResult<()> {
+        self.log(&LogEntry {
+            at,
+            run_id: Some(run_id),
+            event: None,
+            type_name: Some(type_name),
+            decision,
+            detail,
+        })
+    }
+
     /// Adds lines to the log of decisions, in one statement.
     pub fn log_all(&mut self, entries: &[LogEntry<'_>]) -> DbResult<()> {
         if entries.is_empty() {

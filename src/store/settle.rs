@@ -120,6 +120,21 @@ impl Ack {
         }
     }
 
+    /// The ack of an event that is taken back before it was started.
+    pub fn cancelled(id: EventId, type_name: &str, why: &str) -> Self {
+        Self {
+            id,
+            type_name: type_name.to_owned(),
+            started_at: None,
+            duration_ms: 0,
+            fate: Fate::Finish {
+                outcome: Outcome::Cancelled,
+                error: Some(why.to_owned()),
+                tally: Tally::None,
+            },
+        }
+    }
+
     /// Whether it records plain success: there may be a note to it.
     #[expect(
         clippy::option_option,

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::schedules::fingerprint_of;
-use super::settle::{Ack, Fate, Owner, Tally, Writer};
+use super::settle::{Ack, Owner, Tally, Writer};
 use super::statement::Statement;
 use super::{Stopped, Store};
 use crate::clock::UnixSeconds;
@@ -568,17 +568,7 @@ impl Store {
         if records.is_empty() {
             return Ok(());
         }
-        let ack = |record: &Record| Ack {
-            id: record.event,
-            type_name: type_name.to_owned(),
-            started_at: None,
-            duration_ms: 0,
-            fate: Fate::Finish {
-                outcome: Outcome::Cancelled,
-                error: Some(why.to_owned()),
-                tally: Tally::None,
-            },
-        };
+        let ack = |record: &Record| Ack::cancelled(record.event, type_name, why);
         let acks: Vec<Ack> = records.iter().map(ack).collect();
         let acks: Vec<&Ack> = acks.iter().collect();
         let writer = Writer::plain(Some(run_id), now);

@@ -78,7 +78,8 @@ fn seen(site: &Site) -> Vec<(i64, i64)> {
         .collect()
 }
 
-fn log_lines(site: &Site, decision: &str) -> Vec<String> {
+/// What the log says of decisions, in order.
+pub(crate) fn log_lines(site: &Site, decision: &str) -> Vec<String> {
     let query =
         format!("SELECT detail FROM event_log WHERE decision = '{decision}' ORDER BY log_id");
     let rows = site.rows(&query);

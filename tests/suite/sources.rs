@@ -1,12 +1,10 @@
 //! Sources at work: what the rows of a table say becomes events once each, moves and goes with its
 //! row, whatever becomes of the table, the clock, the configuration and the run.
 
-use std::process::Command;
-
-use punctual::clock::Clock;
 use serde_json::Value;
 
-use crate::support::process::{Ended, Running, eventually};
+use crate::recurring::{command_at, log_lines};
+use crate::support::process::{Ended, Running};
 use crate::support::site::Site;
 
 mod trouble;
@@ -35,32 +33,11 @@ fn set_up(site: &Site, text: &str) {
     site.sql("CREATE INDEX member_ends ON member (ends)");
 }
 
-#[track_caller]
-fn command_at(site: &Site, instant: i64, words: &[&str]) -> Command {
-    site.write("clock", &(instant - Clock::system().now().0).to_string());
-    let mut command = site.command(env!("CARGO_BIN_EXE_punctual"));
-    command
-        .args(words)
-        .env("PUNCTUAL_FAULT_CLOCK", site.path("clock"));
-    command
-}
-
 /// Runs the binary at `instant`, and for as long after it as that takes.
 #[track_caller]
 fn at(site: &Site, instant: i64, words: &[&str]) -> Ended {
-    alone(site);
+    site.alone();
     site.finish(Running::start(command_at(site, instant, words), b""))
-}
-
-/// Waits until the server knows that earlier runs are gone: a tick that comes in the instant before
-/// steps aside for the lock that is theirs still.
-#[track_caller]
-fn alone(site: &Site) {
-    if site.mariadb_database().is_some() {
-        let others = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
-                      WHERE DB = DATABASE() AND ID <> CONNECTION_ID()";
-        eventually("nobody else is connected", || site.query_i64(others) == 0);
-    }
 }
 
 /// A run that says nothing.
@@ -98,13 +75,6 @@ fn pairs(site: &Site, query: &str) -> Vec<(i64, i64)> {
     rows.iter()
         .map(|row| (number(&row[0]), number(&row[1]) - START))
         .collect()
-}
-
-fn log_lines(site: &Site, decision: &str) -> Vec<String> {
-    let query =
-        format!("SELECT detail FROM event_log WHERE decision = '{decision}' ORDER BY log_id");
-    let rows = site.rows(&query);
-    rows.into_iter().map(|mut row| row.remove(0)).collect()
 }
 
 on_both_databases! {

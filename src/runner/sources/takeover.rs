@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use super::super::{Runner, Trouble};
-use super::log;
 use crate::clock::{UnixSeconds, monotonic};
 use crate::db::DbResult;
 use crate::fault::point;
@@ -48,7 +47,7 @@ impl Runner<'_> {
                 }
                 let row = ScanRow::new(name, source, now);
                 write(store, source, &row, now)?;
-                log(store, run_id, now, source, "source added", name)?;
+                store.log_of_type(run_id, now, &source.type_name, "source added", name)?;
             }
             store.note_sources(&fingerprint)?;
             point("sources.commit");
@@ -119,7 +118,7 @@ fn take_over(
         store.write_scan(&gone)?;
         store.write_next_look(&row.source, None)?;
         if let Some(known) = &known {
-            log(store, run_id, now, known, "source removed", &row.source)?;
+            store.log_of_type(run_id, now, &known.type_name, "source removed", &row.source)?;
         }
         return Ok(());
     };
@@ -143,7 +142,7 @@ fn take_over(
     }
     write(store, wanted, &new, now)?;
     let was = format!("{}; it was {}", row.source, row.rule);
-    log(store, run_id, now, wanted, "source edited", &was)
+    Ok(store.log_of_type(run_id, now, &wanted.type_name, "source edited", &was)?)
 }
 
 fn write(store: &mut Store, source: &Source, row: &ScanRow, now: UnixSeconds) -> DbResult<()> {

@@ -10,7 +10,7 @@ use punctual::db::Access;
 use punctual::fault::POINTS;
 use punctual::runner::{self, Options, Stop, World};
 
-use super::{NOTE, START, alone, at, command_at, live, pairs, run_at, seen, set_up, source};
+use super::{NOTE, START, at, command_at, live, pairs, run_at, seen, set_up, source};
 use crate::plans::{explained, loaded, run_recorded, series};
 use crate::support::failing::{Failure, Trigger};
 use crate::support::process::{Running, eventually};
@@ -79,7 +79,7 @@ on_both_databases! {
             // Stated anew, so that it is also taken over in the run that is killed.
             let priority = round % 3;
             site.config(&source(&format!("every = \"1m\"\npriority = {priority}")));
-            alone(site);
+            site.alone();
             let mut killed = command_at(site, begin + 200, &["run"]);
             killed.env("PUNCTUAL_FAULT_POINT", &about);
             let killed = site.finish(Running::start(killed, b""));
@@ -100,7 +100,7 @@ on_both_databases! {
         set_up(site, &source(""));
         run_at(site, START);
         members(site, 10, START + 1000);
-        alone(site);
+        site.alone();
         let mut first = command_at(site, START + 400, &["run", "--json"]);
         first
             .env("PUNCTUAL_FAULT_LOCKS", "open")
@@ -126,7 +126,7 @@ on_both_databases! {
         set_up(site, &source("every = \"1m\""));
         run_at(site, START);
         members(site, 1200, START + 1000);
-        alone(site);
+        site.alone();
         let mut cut = command_at(site, START + 100, &["run", "--max-time", "4s"]);
         cut.env("PUNCTUAL_FAULT_POINT", "sources.committed=hold")
             .env("PUNCTUAL_FAULT_HOLD", site.path(""));
