@@ -1,8 +1,8 @@
 //! Sources at work: each is looked at in pages from its watermark on, and what its rows say becomes
 //! events, moves them or cancels them, in short transactions that each keep how far it has come. A
-//! scan that the budget cuts goes on from there in the next run.
+//! scan that the budget cuts goes on from there in the next run. Here is when a source is looked at and
+//! how its pages are turned; [`scan`] and [`part`] are what a page comes to.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::{Runner, Trouble};
@@ -10,19 +10,20 @@ use crate::clock::{UnixSeconds, monotonic};
 use crate::config::Config;
 use crate::db::{Db, DbError, DbErrorKind, DbResult};
 use crate::fault::point;
-use crate::handler::sql::source::{PAGE_ROWS, Page, Query, Window, compile};
+use crate::handler::sql::source::{PAGE_ROWS, Query, Window, compile};
 use crate::source::{Columns, Derived, Findings, Position, Source};
-use crate::store::claim::Gate;
 use crate::store::peek::Peek;
-use crate::store::runs::LogEntry;
-use crate::store::sources::{CHUNK, Derivation, Move, ORIGIN, Record, ScanRow, fingerprint};
-use crate::store::{Install, Stopped, Store};
+use crate::store::sources::{CHUNK, ScanRow, fingerprint};
+use crate::store::{Install, Stopped};
 
 mod derive;
+mod part;
 pub mod preview;
+mod scan;
 mod takeover;
 
-use derive::{Plan, decide};
+use part::{PartWriter, Written, cancel_missed};
+use scan::remark;
 
 /// The longest that sources are looked at in one run …
 const LONGEST: Duration = Duration::from_secs(10);
@@ -36,8 +37,6 @@ const TRANSACTION: Duration = Duration::from_millis(50);
 const FEWEST: usize = 50;
 /// The most bytes of payload in a statement: servers refuse packets of a few MiB.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Records read at a time to find those that were missed.
-const RECORDS: usize = 1000;
 /// How often rows that change between reading and writing are looked at.
 const LOOKS: usize = 5;
 
@@ -113,14 +112,6 @@ struct Scan<'s> {
 
 /// Rows of a page, judged, each with where it stands.
 type Judged = Vec<(Position, Option<Derived>)>;
-
-/// What came of a transaction.
-enum Written {
-    /// All of it.
-    Whole(ScanRow, Findings),
-    /// Only what was missed up to here.
-    Missed(ScanRow, Position),
-}
 
 impl Runner<'_> {
     /// Looks at all sources whose time has come.
@@ -529,243 +520,6 @@ impl Runner<'_> {
              show`",
             row.source, row.source
         ));
-        Ok(())
-    }
-}
-
-/// Cancels one chunk of what the scan missed, and says how many that were.
-fn cancel_missed(
-    store: &mut Store,
-    scan: &Scan<'_>,
-    (run_id, now): (i64, UnixSeconds),
-) -> Result<usize, Stopped> {
-    if scan.row.missed == 0 {
-        return Ok(0);
-    }
-    let name = &scan.row.source;
-    let window = (
-        &Position::start(scan.from),
-        &Position::start(scan.row.window_end),
-    );
-    let missed = format!(" AND r.watermark = {} AND e.status = 'ready'", scan.began);
-    let records = store.live_records(name, window, &missed, CHUNK)?;
-    let why = format!("its row is gone from source {name}");
-    let of = (name.as_str(), scan.source.type_name.as_str());
-    store.cancel_derived(of, &records, &why, (run_id, now))?;
-    let line = |record: &Record| LogEntry {
-        at: now,
-        run_id: Some(run_id),
-        event: Some(record.event),
-        type_name: Some(&scan.source.type_name),
-        decision: "cancelled",
-        detail: &why,
-    };
-    let lines: Vec<LogEntry<'_>> = records.iter().map(line).collect();
-    store.log_all(&lines)?;
-    Ok(records.len())
-}
-
-impl Scan<'_> {
-    /// Judges the rows of a page behind `cursor`: those that count, where the page stops, and
-    /// whether the scan is cut there for the number of its rows.
-    fn judge(
-        &mut self,
-        page: Page,
-        cursor: &Position,
-        until: UnixSeconds,
-    ) -> (Judged, Position, bool) {
-        let mut rows = Vec::with_capacity(page.rows.len());
-        let is_over = |seen: u64| seen >= self.source.max_rows;
-        // Counted once they are written: a page that is cut is read again.
-        let mut seen = self.row.rows_seen;
-        let mut last_at = is_over(seen).then_some(cursor.at);
-        let mut stop = if page.is_full {
-            cursor.clone()
-        } else {
-            Position::start(until)
-        };
-        for row in page.rows {
-            let position = row.position(&self.columns);
-            if last_at.is_some_and(|last| position.at > last) {
-                // Never within a second, or the next scan would come no further.
-                let end = last_at.map_or(until, |last| UnixSeconds(last.0 + 1));
-                self.row.window_end = end;
-                self.findings.cut_at = Some(self.source.max_rows);
-                return (rows, Position::start(end), true);
-            }
-            seen += 1;
-            if is_over(seen) {
-                last_at = last_at.or(Some(position.at));
-            }
-            if page.is_full {
-                stop.clone_from(&position);
-            }
-            let derived = row.judged(&self.columns).unwrap_or_else(|fault| {
-                Findings::count(&mut self.findings.faults, || fault);
-                None
-            });
-            rows.push((position, derived));
-        }
-        if stop <= *cursor {
-            stop = Position::start(UnixSeconds(cursor.at.0 + 1));
-        }
-        (rows, stop, false)
-    }
-
-    /// How many of these rows go into the next transaction.
-    fn part(&self, rows: &[(Position, Option<Derived>)]) -> usize {
-        let mut bytes = 0;
-        let fits = |(_, row): &&(Position, Option<Derived>)| {
-            let payload = row.as_ref().and_then(|row| row.payload.as_ref());
-            bytes += payload.map_or(0, String::len);
-            bytes <= CHUNK_BYTES
-        };
-        let fitting = rows.iter().take(self.chunk).take_while(fits).count();
-        fitting.max(1).min(rows.len())
-    }
-
-    /// Writes that the scan is over; returns its row.
-    fn end(
-        &self,
-        store: &mut Store,
-        (mut row, findings): (ScanRow, &Findings),
-        (run_id, now): (i64, UnixSeconds),
-    ) -> Result<ScanRow, Stopped> {
-        row.watermark = self.began.min(row.window_end);
-        (row.began, row.cursor) = (None, None);
-        row.looked_at = Some(now);
-        row.error = None;
-        row.remark = remark(row.remark.as_deref(), findings);
-        store.write_scan(&row)?;
-        let next = self.source.next_look(self.began, now);
-        store.write_next_look(&row.source, Some(next))?;
-        if let Some(remark) = &row.remark {
-            let detail = format!("{}: {remark}", row.source);
-            store.log_of_type(
-                run_id,
-                now,
-                &self.source.type_name,
-                "source looked at",
-                &detail,
-            )?;
-        }
-        Ok(row)
-    }
-}
-
-/// What was to be known of the parts of a scan before, and of this one.
-fn remark(before: Option<&str>, findings: &Findings) -> Option<String> {
-    let lines = before
-        .map(str::to_owned)
-        .into_iter()
-        .chain(findings.lines());
-    let lines: Vec<String> = lines.collect();
-    (!lines.is_empty()).then(|| lines.join("; "))
-}
-
-/// What a transaction of a scan needs to know.
-struct PartWriter<'p, 's> {
-    scan: &'p Scan<'s>,
-    derived: &'p [&'p Derived],
-    /// Rows that it was made of, faulty ones included.
-    seen: u64,
-    range: (&'p Position, &'p Position),
-    is_last: bool,
-    run_id: i64,
-    now: UnixSeconds,
-}
-
-impl PartWriter<'_, '_> {
-    fn write(&self, store: &mut Store, gate: Gate<'_>) -> Result<Written, Stopped> {
-        store.pass(gate)?;
-        let scan = self.scan;
-        let mut row = scan.row.clone();
-        let name = row.source.clone();
-        let live = store.live_records(&name, self.range, "", RECORDS)?;
-        let found: HashSet<_> = self
-            .derived
-            .iter()
-            .map(|one| (one.expiry, one.key.as_str()))
-            .collect();
-        let is_missed = |record: &&Record| !found.contains(&(record.expiry, record.key.as_str()));
-        let missed: Vec<_> = live.iter().filter(is_missed).collect();
-        store.mark_records(&name, &missed, Some(scan.began))?;
-        row.missed += missed.len() as u64;
-        if let Some(last) = live.last().filter(|_| live.len() == RECORDS) {
-            // The cursor stays: what the rows up to here say is not derived yet.
-            store.write_scan(&row)?;
-            point("sources.commit");
-            let key = Some(last.key.clone().into_bytes());
-            let at = last.expiry;
-            return Ok(Written::Missed(row, Position { at, key }));
-        }
-        let keys: HashSet<&str> = self.derived.iter().map(|one| one.key.as_str()).collect();
-        let known = store.records_of(&name, keys.into_iter())?;
-        let missed = missed.into_iter().map(|record| record.event).collect();
-        let mut findings = scan.findings.clone();
-        let plan = decide(
-            scan.source,
-            self.derived,
-            &known,
-            (scan.began, scan.from),
-            &missed,
-        );
-        self.carry_out(store, &plan, &mut row, &mut findings)?;
-        row.rows_seen += self.seen;
-        row.cursor = Some(self.range.1.clone());
-        if self.is_last && row.missed == 0 {
-            row = scan.end(store, (row, &findings), (self.run_id, self.now))?;
-        } else {
-            store.write_scan(&row)?;
-        }
-        point("sources.commit");
-        Ok(Written::Whole(row, findings))
-    }
-
-    fn carry_out(
-        &self,
-        store: &mut Store,
-        plan: &Plan<'_>,
-        row: &mut ScanRow,
-        findings: &mut Findings,
-    ) -> Result<(), Stopped> {
-        let (name, source) = (&row.source, self.scan.source);
-        store.mark_records(name, &plan.found_again, None)?;
-        store.move_derived(name, &plan.moves)?;
-        let detail = |one: &Move<'_>| format!("source {name}: @{} to @{}", one.from, one.to.expiry);
-        let details: Vec<String> = plan.moves.iter().map(detail).collect();
-        let lines = plan.moves.iter().zip(&details);
-        let lines: Vec<LogEntry<'_>> = lines
-            .map(|(one, detail)| LogEntry {
-                at: self.now,
-                run_id: Some(self.run_id),
-                event: Some(one.event),
-                type_name: Some(&source.type_name),
-                decision: "moved",
-                detail,
-            })
-            .collect();
-        store.log_all(&lines)?;
-        let origin = format!("{ORIGIN}{name}");
-        let due = |_: usize, one: &Derived| source.due_at(one.expiry);
-        let derivation = Derivation {
-            source: name,
-            type_name: &source.type_name,
-            origin: &origin,
-            priority: source.priority,
-            due: &due,
-        };
-        let taken = store.derive(&derivation, &plan.new, self.now)?;
-        row.moved += plan.moves.len() as u64;
-        row.made += (plan.new.len() - taken.len()) as u64;
-        for one in &plan.twofold {
-            Findings::count(&mut findings.twofold, || {
-                format!("key '{}' at @{}", one.key, one.expiry)
-            });
-        }
-        for one in taken {
-            Findings::count(&mut findings.taken, || format!("key '{}'", one.key));
-        }
         Ok(())
     }
 }
